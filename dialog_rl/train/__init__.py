@@ -1,0 +1,1 @@
+"""Training stages: one stage, one file. The only place that imports trl."""
