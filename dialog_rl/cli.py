@@ -1,0 +1,322 @@
+"""The ``dialog-rl`` command.
+
+Arguments are parsed before anything heavy is imported; each command imports its stage itself.
+Exit codes: 0 done (or ship), 1 error, 2 do not ship, 3 bad arguments.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dialog_rl import __version__
+from dialog_rl.config import ChatSettings, GateSettings, TrainSettings
+from dialog_rl.errors import ConfigError, DialogRLError
+from dialog_rl.options import build, options
+
+EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
+
+
+def _home_option(command: Any) -> Any:
+    """Add ``--home``: where feedback, adapters and runs live."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="DIALOG_RL_HOME",
+        default=lambda: Path.home() / ".dialog_rl",
+        show_default="$DIALOG_RL_HOME or ~/.dialog_rl",
+        help="Folder that keeps feedback, adapters and runs.",
+    )(command)
+
+
+def _model_option(command: Any) -> Any:
+    """Add ``--model_name_or_path``: the base model."""
+    return click.option(
+        "--model_name_or_path",
+        "--model-name-or-path",
+        "model_name_or_path",
+        default=None,
+        show_default="the bundled concierge",
+        help="Base model: a folder or a Hugging Face Hub id of any causal LM with a chat template.",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dialog-rl")
+def cli() -> None:
+    """Chat with an assistant, rate its replies, train it on the ratings, judge, promote."""
+
+
+@cli.command()
+@_home_option
+@_model_option
+@options(ChatSettings)
+def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
+    """Open the chat page, where people talk, rate and teach."""
+    settings = build(ChatSettings, flags)
+    from apps.server import run_chat
+
+    run_chat(home=home, model_name_or_path=model_name_or_path, settings=settings)
+
+
+@cli.command()
+@_home_option
+@_model_option
+@click.option(
+    "--resume_from_checkpoint",
+    "--resume",
+    "resume",
+    metavar="RUN",
+    default=None,
+    help="Go on with an interrupted run, by its id.",
+)
+@click.option(
+    "--promote/--no_promote",
+    default=False,
+    show_default=True,
+    help="Put the new adapter in service if the verdict is to ship.",
+)
+@options(TrainSettings)
+def train(
+    home: Path, model_name_or_path: str | None, resume: str | None, promote: bool, **flags: Any
+) -> int:
+    """Train an adapter on the feedback in the store and judge it against the one in service."""
+    settings = build(TrainSettings, flags)
+    from dialog_rl.train import pipeline
+
+    result = pipeline.train(
+        settings,
+        home=home,
+        model_name_or_path=model_name_or_path,
+        resume_run_id=resume,
+        promote=promote,
+    )
+    click.echo(result.summary())
+    return 0 if result.ship else EXIT_NO_SHIP
+
+
+@cli.command("eval")
+@_home_option
+@_model_option
+@click.option("--candidate", required=True, metavar="VERSION", help="Adapter version to judge.")
+@click.option(
+    "--incumbent",
+    default=None,
+    metavar="VERSION",
+    show_default="the one in service",
+    help='Adapter version to beat; "base" is the model without an adapter.',
+)
+@options(GateSettings)
+def evaluate(
+    home: Path,
+    model_name_or_path: str | None,
+    candidate: str,
+    incumbent: str | None,
+    **flags: Any,
+) -> int:
+    """Judge one adapter against another on held-out feedback and fresh replies."""
+    settings = build(GateSettings, flags)
+    from dialog_rl.gate import judge_versions
+
+    verdict = judge_versions(
+        home=home,
+        model_name_or_path=model_name_or_path,
+        candidate=candidate,
+        incumbent=incumbent,
+        settings=settings,
+    )
+    click.echo(verdict.summary())
+    return 0 if verdict.ship else EXIT_NO_SHIP
+
+
+@cli.command("import")
+@_home_option
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "file_format",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "ratings", "pairs", "kto", "dpo", "sft"]),
+    help="Record shape; auto looks at each line's keys.",
+)
+@click.option("--split", default=None, help='Keep only lines whose "split" has this value.')
+def import_command(home: Path, files: Sequence[Path], file_format: str, split: str | None) -> int:
+    """Add ratings, pairs or TRL data sets (JSON Lines) to the store; twice adds nothing."""
+    from dialog_rl.corpus import import_file
+    from dialog_rl.store import FeedbackStore
+
+    bad = 0
+    store = FeedbackStore(home / "feedback.db")
+    try:
+        for path in files:
+            report = import_file(store, path, format=file_format, split=split)
+            for line in report.bad:
+                click.echo(f"{path}:{line.line}: {line.reason}", err=True)
+            click.echo(
+                f"{path}: {report.kept} kept, {report.duplicates} already there, "
+                f"{len(report.bad)} refused"
+            )
+            bad += len(report.bad)
+    finally:
+        store.close()
+    return EXIT_ERROR if bad else 0
+
+
+@cli.command()
+@_home_option
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "file_format",
+    default="records",
+    show_default=True,
+    type=click.Choice(["records", "kto", "dpo", "sft"]),
+    help="Our own records, or the columns of one of TRL's trainers.",
+)
+def export(home: Path, file: Path, file_format: str) -> None:
+    """Write the store's feedback as JSON Lines."""
+    from dialog_rl.corpus import export as export_store
+    from dialog_rl.store import FeedbackStore
+
+    store = FeedbackStore(home / "feedback.db")
+    try:
+        count = export_store(store, file, format=file_format)
+    finally:
+        store.close()
+    click.echo(f"{file}: {count} records")
+
+
+@cli.group()
+def adapters() -> None:
+    """List, promote and roll back adapter versions."""
+
+
+@adapters.command("list")
+@_home_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def adapters_list(home: Path, as_json: bool) -> None:
+    """Show every adapter version with its lineage; the one in service is starred."""
+    from dialog_rl.registry import AdapterRegistry
+
+    registry = AdapterRegistry(home)
+    current, rows = registry.current(), registry.list()
+    if as_json:
+        listing = [
+            {"version": r.version, "current": r.version == current, **r.lineage} for r in rows
+        ]
+        click.echo(json.dumps(listing, indent=2))
+        return
+    click.echo(f"{'*' if current == 'base' else ' '} base  (the model without an adapter)")
+    for row in rows:
+        mark = "*" if row.version == current else " "
+        click.echo(f"{mark} {row.version}  {row.describe()}")
+
+
+@adapters.command("promote")
+@_home_option
+@click.argument("version")
+def adapters_promote(home: Path, version: str) -> None:
+    """Put a version in service; running chats pick it up with their next reply."""
+    from dialog_rl.registry import AdapterRegistry
+
+    AdapterRegistry(home).promote(version)
+    click.echo(f"{version} is in service")
+
+
+@adapters.command("rollback")
+@_home_option
+def adapters_rollback(home: Path) -> None:
+    """Go back to the version that was in service before."""
+    from dialog_rl.registry import AdapterRegistry
+
+    click.echo(f"{AdapterRegistry(home).rollback()} is in service again")
+
+
+@adapters.command("remove")
+@_home_option
+@click.argument("version")
+def adapters_remove(home: Path, version: str) -> None:
+    """Delete a version that is not in service."""
+    from dialog_rl.registry import AdapterRegistry
+
+    AdapterRegistry(home).remove(version)
+    click.echo(f"{version} removed")
+
+
+@cli.group()
+def runs() -> None:
+    """List and remove training runs."""
+
+
+@runs.command("list")
+@_home_option
+def runs_list(home: Path) -> None:
+    """Show every run with its state."""
+    from dialog_rl.runs import list_runs
+
+    for run in list_runs(home):
+        click.echo(run.describe())
+
+
+@runs.command("remove")
+@_home_option
+@click.argument("run_id")
+def runs_remove(home: Path, run_id: str) -> None:
+    """Delete a run's folder; its adapter, if registered, stays."""
+    from dialog_rl.runs import remove_run
+
+    remove_run(home, run_id)
+    click.echo(f"{run_id} removed")
+
+
+@cli.command()
+@_home_option
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(home: Path, file: Path) -> None:
+    """Copy the feedback store while it is in use."""
+    from dialog_rl.store import FeedbackStore
+
+    store = FeedbackStore(home / "feedback.db")
+    try:
+        store.backup(file)
+    finally:
+        store.close()
+    click.echo(f"{file}: written")
+
+
+def _usage_line(error: click.UsageError) -> str:
+    """Return a usage error as one line that says where to look next."""
+    where = error.ctx.command_path if error.ctx else "dialog-rl"
+    return f"{' '.join(error.format_message().split())} See `{where} --help`."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors a user can mend are one line."""
+    logging.basicConfig(
+        level=os.environ.get("DIALOG_RL_LOG", "WARNING").upper(),
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        code = cli.main(args=argv, prog_name="dialog-rl", standalone_mode=False)
+    except click.UsageError as error:
+        click.echo(f"dialog-rl: {_usage_line(error)}", err=True)
+        return EXIT_USAGE
+    except ConfigError as error:
+        click.echo(f"dialog-rl: {error}", err=True)
+        return EXIT_USAGE
+    except DialogRLError as error:
+        click.echo(f"dialog-rl: {error}", err=True)
+        return EXIT_ERROR
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("dialog-rl: stopped", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_ERROR
+    return code if isinstance(code, int) else 0
