@@ -1,0 +1,164 @@
+"""Credit assignment on masked token sequences: pure functions, no model, no state.
+
+Vocabulary: B sequences, T tokens (for a logged prompt T = R, the reply alone). ``mask`` is True on
+exactly the tokens that the policy sampled, its end token included. A whole dialogue is one sequence
+whose mask has a gap wherever somebody else speaks; a single reply is the special case of one turn.
+"""
+
+import torch
+from torch import Tensor
+
+
+def reply_mask(lengths: Tensor, width: int) -> Tensor:
+    """Mask of the sampled tokens of right-padded replies; counts tokens, never compares pad ids.
+
+    A pad token that equals the end token is therefore harmless.
+
+    Args:
+        lengths: [B] number of sampled tokens, end token included.
+        width: R, the padded length.
+
+    Returns:
+        [B, R] bool.
+
+    >>> reply_mask(torch.tensor([1, 3]), 3).int().tolist()
+    [[1, 0, 0], [1, 1, 1]]
+    """
+    return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def last_token(mask: Tensor) -> Tensor:
+    """Index of the last sampled token of each sequence.
+
+    Args:
+        mask: [B, T] bool with at least one True in each row.
+
+    Returns:
+        [B] int64.
+
+    Raises:
+        ValueError: a row has no sampled token, so it has no place for a reward.
+
+    >>> last_token(torch.tensor([[True, False, False], [False, True, True]])).tolist()
+    [0, 2]
+    """
+    if not bool(mask.any(dim=1).all()):
+        rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"sequences {rows} have no sampled token; leave them out of the batch")
+    width = mask.shape[1]
+    return width - 1 - mask.flip(1).int().argmax(dim=1)
+
+
+def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> Tensor:
+    """Reward of each token: -kl_coef * kl everywhere, plus the score exactly on the last token.
+
+    The last token is the end token, or the last token before the length limit. (TRL 1.12 puts the
+    score one position later, where no action was taken.)
+
+    Args:
+        scores: [B] reward of the whole reply.
+        kl: [B, T] per-token estimate of the KL to the reference (nats).
+        kl_coef: reward per nat.
+        mask: [B, T] bool.
+
+    Returns:
+        [B, T], 0 outside the mask.
+
+    >>> token_rewards(torch.tensor([2.0]), torch.tensor([[1.0, 1.0, 9.0]]), 0.5,
+    ...               torch.tensor([[True, True, False]])).tolist()
+    [[-0.5, 1.5, 0.0]]
+    """
+    rewards = torch.where(mask, -kl_coef * kl, torch.zeros_like(kl))
+    rows = torch.arange(mask.shape[0], device=mask.device)
+    rewards[rows, last_token(mask)] += scores.to(rewards.dtype)
+    return rewards
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    turn_gamma: float = 1.0,
+    turn_lam: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438) on masked tokens.
+
+    For sampled token t and the next sampled token n of the same sequence:
+
+        delta_t = r_t + g * V_n - V_t          A_t = delta_t + g * l * A_n
+
+    with (g, l) = (gamma, lam) when n directly follows t, and (turn_gamma, turn_lam) when somebody
+    else spoke in between: credit crosses a turn boundary with a discount of its own. After the last
+    sampled token V and A are 0.
+
+    Args:
+        rewards: [B, T] reward of each token.
+        values: [B, T] the critic's estimate before the token was sampled.
+        mask: [B, T] bool.
+        gamma: discount per token inside a turn.
+        lam: lambda inside a turn.
+        turn_gamma: discount across a turn boundary.
+        turn_lam: lambda across a turn boundary.
+
+    Returns:
+        (advantages, returns), each [B, T] and 0 outside the mask; returns = advantages + values.
+    """
+    advantages = torch.zeros_like(values)
+    next_value = torch.zeros_like(values[:, 0])
+    next_advantage = torch.zeros_like(next_value)
+    adjacent = torch.zeros_like(mask[:, 0])  # the token right after t was sampled too
+    # Tensors of the values' dtype: torch.where on two Python floats would round them to float32.
+    inside, across = (
+        values.new_tensor([gamma, gamma * lam]),
+        values.new_tensor([turn_gamma, turn_gamma * turn_lam]),
+    )
+    for t in range(values.shape[1] - 1, -1, -1):
+        g = torch.where(adjacent, inside[0], across[0])
+        decay = torch.where(adjacent, inside[1], across[1])
+        delta = rewards[:, t] + g * next_value - values[:, t]
+        advantage = delta + decay * next_advantage
+        here = mask[:, t]
+        advantages[:, t] = torch.where(here, advantage, advantages[:, t])
+        next_value = torch.where(here, values[:, t], next_value)
+        next_advantage = torch.where(here, advantage, next_advantage)
+        adjacent = here
+    returns = torch.where(mask, advantages + values, torch.zeros_like(values))
+    return advantages, returns
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the masked entries (0 if there are none).
+
+    >>> float(masked_mean(torch.tensor([1.0, 3.0, 100.0]), torch.tensor([True, True, False])))
+    2.0
+    """
+    kept = torch.where(mask, x, torch.zeros_like(x))
+    return kept.sum() / mask.sum().clamp(min=1)
+
+
+def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+    """Scale the masked entries to unit variance (unbiased) and, if asked, to mean 0.
+
+    Args:
+        x: any shape.
+        mask: same shape, bool.
+        shift_mean: subtract the mean; without it only the scale changes.
+
+    Returns:
+        Same shape, 0 outside the mask. A single entry or equal entries have no spread: they keep
+        scale (variance floor 1e-8), they never become NaN.
+
+    >>> whiten(torch.tensor([1.0, 3.0]), torch.tensor([True, True])).tolist()
+    [-0.7071067690849304, 0.7071067690849304]
+    """
+    count = mask.sum()
+    mean = masked_mean(x, mask)
+    centred = torch.where(mask, x - mean, torch.zeros_like(x))
+    variance = (centred**2).sum() / (count - 1).clamp(min=1)
+    whitened = centred * torch.rsqrt(variance + 1e-8)
+    if not shift_mean:
+        whitened = whitened + mean
+    return torch.where(mask, whitened, torch.zeros_like(x))

@@ -1,0 +1,202 @@
+"""The losses of PPO and the log-probabilities they need: pure functions, no trainer state.
+
+Vocabulary: B sequences, R reply tokens, V vocabulary, H hidden size; log-probabilities and KL in
+nats, always of the distribution that was sampled from (logits / temperature).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from dialog_rl.advantages import masked_mean
+
+KLEstimator = Literal["k1", "k3"]
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log p(target) per token; only chunk x V is ever held, and nothing of size V is kept.
+
+    d logp / d hidden = (onehot(target) - p) W / temperature does not depend on what comes later,
+    so it is formed in the forward chunk and scaled by the incoming gradient in the backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        bias: Tensor | None,
+        softcap: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        count = hidden.shape[0]
+        logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
+        entropies = torch.empty_like(logprobs)
+        unit = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, count, chunk):
+            part = slice(start, start + chunk)
+            logits = linear(hidden[part], weight, bias).float()
+            if softcap is not None:
+                logits = torch.tanh(logits / softcap) * softcap
+            scaled = logits / temperature
+            log_norm = torch.logsumexp(scaled, dim=-1)
+            picked = targets[part, None]
+            logprobs[part] = scaled.gather(1, picked).squeeze(1) - log_norm
+            p = (scaled - log_norm[:, None]).exp()
+            entropies[part] = log_norm - (p * scaled).sum(-1)
+            if unit is not None:
+                slope = p.neg_()
+                slope.scatter_add_(1, picked, torch.ones_like(picked, dtype=slope.dtype))
+                if softcap is not None:
+                    slope = slope * (1 - (logits / softcap) ** 2)
+                unit[part] = ((slope / temperature).to(weight.dtype) @ weight).to(unit.dtype)
+        ctx.unit = unit
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grad = None
+        if ctx.unit is not None:
+            grad = ctx.unit * grad_logprobs[:, None].to(ctx.unit.dtype)
+        return grad, None, None, None, None, None, None
+
+
+def token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target token and the entropy of its distribution, without [B, R, V].
+
+    Args:
+        hidden: [N, H] last hidden states at the positions that predict the targets.
+        weight: [V, H] output embedding; frozen, it gets no gradient.
+        targets: [N] int64 sampled token ids.
+        temperature: logits are divided by it, as when the tokens were sampled.
+        chunk: tokens per matrix product; memory is 4 * chunk * V bytes.
+        bias: [V] of the output layer, if it has one.
+        softcap: logits become softcap * tanh(logits / softcap) first (Gemma).
+
+    Returns:
+        (logprobs [N], entropies [N]), float32; gradient flows to ``hidden`` through logprobs only.
+    """
+    result = _TokenLogprobs.apply(hidden, weight, targets, temperature, chunk, bias, softcap)  # type: ignore[no-untyped-call]
+    logprobs, entropies = result
+    return logprobs, entropies
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator = "k1") -> Tensor:
+    """Per-token estimate of KL(policy || reference) from sampled tokens.
+
+    With d = ref - logp: k1 = -d (unbiased), k3 = exp(d) - 1 - d (unbiased, never negative, lower
+    variance). http://joschu.net/blog/kl-approx.html
+
+    >>> kl_estimate(torch.tensor([-1.0]), torch.tensor([-1.5])).tolist()
+    [0.5]
+    """
+    difference = ref_logprobs - logprobs
+    return -difference if estimator == "k1" else difference.exp() - 1 - difference
+
+
+class PolicyLoss(NamedTuple):
+    """The clipped surrogate loss and what TRL reports about it (scalars)."""
+
+    loss: Tensor
+    clipfrac: Tensor
+    """Share of tokens where the clipped term won."""
+    approxkl: Tensor
+    """0.5 * mean squared log-ratio: how far this pass has moved from the rollout policy."""
+    ratio: Tensor
+    """Mean probability ratio new / old."""
+
+
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float
+) -> PolicyLoss:
+    """PPO's clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, equation 7), to minimise.
+
+    mean over sampled tokens of max(-A * ratio, -A * clip(ratio, 1 - c, 1 + c)), with
+    ratio = exp(logp - old logp).
+
+    Args:
+        logprobs: [B, R] under the policy being trained.
+        old_logprobs: [B, R] under the policy that sampled.
+        advantages: [B, R].
+        mask: [B, R] bool.
+        cliprange: c.
+    """
+    difference = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
+    ratio = difference.exp()
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
+    with torch.no_grad():
+        clipfrac = masked_mean((clipped > plain).float(), mask)
+        approxkl = 0.5 * masked_mean(difference**2, mask)
+        mean_ratio = masked_mean(ratio, mask)
+    return PolicyLoss(masked_mean(torch.max(plain, clipped), mask), clipfrac, approxkl, mean_ratio)
+
+
+class ValueLoss(NamedTuple):
+    """The clipped critic loss and the share of tokens where the clipped term won."""
+
+    loss: Tensor
+    clipfrac: Tensor
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, cliprange_value: float
+) -> ValueLoss:
+    """Half the mean of max((V - G)^2, (clip(V, V_old - c, V_old + c) - G)^2) over sampled tokens.
+
+    Args:
+        values: [B, R] from the critic being trained.
+        old_values: [B, R] from the critic at rollout.
+        returns: [B, R] targets G.
+        mask: [B, R] bool.
+        cliprange_value: c.
+    """
+    clipped = torch.max(
+        torch.min(values, old_values + cliprange_value), old_values - cliprange_value
+    )
+    plain_error, clipped_error = (values - returns) ** 2, (clipped - returns) ** 2
+    with torch.no_grad():
+        clipfrac = masked_mean((clipped_error > plain_error).float(), mask)
+    return ValueLoss(0.5 * masked_mean(torch.max(plain_error, clipped_error), mask), clipfrac)
+
+
+@dataclass
+class KLController:
+    """The KL coefficient, fixed or steered toward a target (Ziegler et al. 2019, section 2.2).
+
+    coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon)
+
+    >>> controller = KLController(coef=0.1, target=2.0, horizon=100)
+    >>> controller.update(kl=4.0, episodes=50)   # 0.1 * (1 + 0.2 * 0.5)
+    >>> round(controller.coef, 6)
+    0.11
+    """
+
+    coef: float
+    """Reward per nat of KL."""
+    target: float | None = None
+    """KL per reply (nats) to steer to; None keeps ``coef`` fixed."""
+    horizon: int = 1000
+    """Episodes over which a persistent error of 20 % changes ``coef`` by 20 %."""
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Move the coefficient after a batch of ``episodes`` replies with mean KL ``kl``."""
+        if self.target is None:
+            return
+        error = min(max(kl / self.target - 1, -0.2), 0.2)
+        self.coef *= 1 + error * episodes / self.horizon

@@ -1,0 +1,153 @@
+"""GAE, whitening and reward placement against hand values, properties and a naive float64 loop."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dialog_rl.advantages import gae, last_token, reply_mask, token_rewards, whiten
+
+
+def naive_gae(rewards, values, mask, gamma, lam, turn_gamma, turn_lam):
+    """The definition, one row and one token at a time, in Python floats."""
+    rows, width = len(values), len(values[0])
+    advantages = [[0.0] * width for _ in range(rows)]
+    for b in range(rows):
+        taken = [t for t in range(width) if mask[b][t]]
+        for k in reversed(range(len(taken))):
+            t = taken[k]
+            if k + 1 < len(taken):
+                n = taken[k + 1]
+                g, decay = (gamma, lam) if n == t + 1 else (turn_gamma, turn_lam)
+                delta = rewards[b][t] + g * values[b][n] - values[b][t]
+                advantages[b][t] = delta + g * decay * advantages[b][n]
+            else:
+                advantages[b][t] = rewards[b][t] - values[b][t]
+    return advantages
+
+
+def test_gae_of_three_tokens_is_the_sum_worked_by_hand():
+    # r = (0, 0, 1), V = (0.5, 0.25, 0.5), gamma 0.5, lam 0.5
+    # delta_2 = 1 - 0.5 = 0.5               A_2 = 0.5
+    # delta_1 = 0 + 0.5*0.5 - 0.25 = 0      A_1 = 0 + 0.25*0.5 = 0.125
+    # delta_0 = 0 + 0.5*0.25 - 0.5 = -0.375 A_0 = -0.375 + 0.25*0.125 = -0.34375
+    advantages, returns = gae(
+        torch.tensor([[0.0, 0.0, 1.0]]),
+        torch.tensor([[0.5, 0.25, 0.5]]),
+        torch.ones(1, 3, dtype=torch.bool),
+        gamma=0.5,
+        lam=0.5,
+    )
+    assert advantages.tolist() == [[-0.34375, 0.125, 0.5]]
+    assert returns.tolist() == [[0.15625, 0.375, 1.0]]
+
+
+def test_credit_crosses_a_turn_boundary_with_the_turn_discount():
+    # tokens 0 and 3 are ours, 1 and 2 are the user's; V = 0: A_3 = 1, A_0 = 0.5 * 0.8 * 1
+    mask = torch.tensor([[True, False, False, True]])
+    advantages, _ = gae(
+        torch.tensor([[0.0, 7.0, 7.0, 1.0]]),
+        torch.zeros(1, 4),
+        mask,
+        gamma=0.9,
+        lam=0.9,
+        turn_gamma=0.5,
+        turn_lam=0.8,
+    )
+    assert advantages[0].tolist() == pytest.approx([0.4, 0.0, 0.0, 1.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    rows=st.integers(1, 4),
+    width=st.integers(1, 7),
+    factors=st.tuples(*[st.floats(0, 1)] * 4),
+)
+def test_gae_equals_the_naive_float64_loop(data, rows, width, factors):
+    number = st.floats(-3, 3)
+    grid = st.lists(st.lists(number, min_size=width, max_size=width), min_size=rows, max_size=rows)
+    rewards, values = data.draw(grid), data.draw(grid)
+    bits = st.lists(st.booleans(), min_size=width, max_size=width)
+    mask = data.draw(st.lists(bits, min_size=rows, max_size=rows))
+    gamma, lam, turn_gamma, turn_lam = factors
+    advantages, returns = gae(
+        torch.tensor(rewards, dtype=torch.float64),
+        torch.tensor(values, dtype=torch.float64),
+        torch.tensor(mask),
+        gamma=gamma,
+        lam=lam,
+        turn_gamma=turn_gamma,
+        turn_lam=turn_lam,
+    )
+    expected = naive_gae(rewards, values, mask, gamma, lam, turn_gamma, turn_lam)
+    for b in range(rows):
+        for t in range(width):
+            assert abs(advantages[b, t].item() - expected[b][t]) < 1e-9
+            target = expected[b][t] + values[b][t] if mask[b][t] else 0.0
+            assert abs(returns[b, t].item() - target) < 1e-9
+
+
+def test_with_lambda_one_and_no_discount_the_return_is_the_sum_of_later_rewards():
+    rewards = torch.tensor([[1.0, 2.0, 3.0]])
+    values = torch.tensor([[5.0, -1.0, 2.0]])
+    _, returns = gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), lam=1.0)
+    assert returns[0].tolist() == [6.0, 5.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (1, [[2.0 - 0.1, 0.0, 0.0]]),  # the end token came first
+        (2, [[-0.1, 2.0 - 0.1, 0.0]]),
+        (3, [[-0.1, -0.1, 2.0 - 0.1]]),  # end token last, or cut at the limit R
+    ],
+)
+def test_the_score_lies_exactly_on_the_last_sampled_token(length, expected):
+    mask = reply_mask(torch.tensor([length]), 3)
+    rewards = token_rewards(torch.tensor([2.0]), torch.full((1, 3), 0.2), 0.5, mask)
+    assert torch.allclose(rewards, torch.tensor(expected))
+
+
+def test_a_reply_of_no_token_is_refused_instead_of_rewarded_somewhere():
+    with pytest.raises(ValueError, match=r"sequences \[1\] have no sampled token"):
+        last_token(reply_mask(torch.tensor([2, 0]), 3))
+
+
+def test_the_mask_counts_tokens_so_a_pad_equal_to_the_end_token_does_no_harm():
+    end = pad = 7
+    replies = [[5, end], [5, 6, end]]
+    padded = torch.tensor([replies[0] + [pad], replies[1]])
+    mask = reply_mask(torch.tensor([len(r) for r in replies]), 3)
+    assert [row[m].tolist() for row, m in zip(padded, mask, strict=True)] == replies
+
+
+def test_whitening_two_numbers_gives_plus_and_minus_one_over_root_two():
+    white = whiten(torch.tensor([[1.0, 3.0, 50.0]]), torch.tensor([[True, True, False]]))
+    root = 1 / math.sqrt(2)  # unbiased standard deviation of (1, 3) is sqrt 2
+    assert white[0].tolist() == pytest.approx([-root, root, 0.0])
+
+
+def test_whitening_without_shift_keeps_the_mean():
+    x = torch.tensor([[1.0, 3.0]])
+    kept = whiten(x, torch.ones_like(x, dtype=torch.bool), shift_mean=False)
+    assert kept.mean().item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("values", [[4.0], [4.0, 4.0, 4.0]])
+def test_whitening_equal_values_gives_zeros_and_never_nan(values):
+    white = whiten(torch.tensor([values]), torch.ones(1, len(values), dtype=torch.bool))
+    assert white[0].tolist() == [0.0] * len(values)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-100, 100), min_size=2, max_size=20).filter(lambda x: max(x) - min(x) > 1)
+)
+def test_whitened_values_have_mean_zero_and_unbiased_variance_one(values):
+    x = torch.tensor(values, dtype=torch.float64)
+    white = whiten(x, torch.ones_like(x, dtype=torch.bool))
+    assert abs(white.mean().item()) < 1e-9
+    assert abs(white.var().item() - 1) < 1e-6
