@@ -1,0 +1,136 @@
+"""How likely a judgement is, given the scores of the replies: one negative log-likelihood each.
+
+All functions are pure and return nats per judgement, shape (B,), so that they add up to one loss.
+Scores r are logits on one common scale: a difference of 1 multiplies the odds by e.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, logsigmoid, softplus
+
+
+def thumb_nll(scores: Tensor, up: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    """Thumb up or down as a Bernoulli trial: -log sigmoid(±(r + b)).
+
+    Source: logistic regression (Cox 1958); the bias b is how generous the rater is.
+    With r = 0 and b = 0 both thumbs have probability 1/2: log 2 = 0.6931.
+
+    Args:
+        scores: Scores r, shape (B,).
+        up: 1.0 for up, 0.0 for down, shape (B,).
+        bias: Rater bias b, shape (B,) or a scalar.
+    """
+    sign = 2.0 * up - 1.0
+    return -logsigmoid(sign * (scores + bias))
+
+
+def ordered_thresholds(first: Tensor, gaps: Tensor) -> Tensor:
+    """Turn free parameters into rising thresholds: t_1 = first, t_k = t_(k-1) + softplus(gap_k).
+
+    Args:
+        first: Scalar tensor.
+        gaps: Shape (K - 2,) for K levels.
+
+    Returns:
+        Shape (K - 1,).
+    """
+    return torch.cat([first.reshape(1), first + torch.cumsum(softplus(gaps), 0)])
+
+
+def stars_nll(scores: Tensor, level: Tensor, thresholds: Tensor) -> Tensor:
+    """Stars as an ordered logit: P(y <= k) = sigmoid(t_k - r).
+
+    Source: McCullagh 1980, Regression models for ordinal data. With r = 0 and thresholds -1, 1 the
+    three levels have probabilities 0.2689, 0.4621, 0.2689.
+
+    Args:
+        scores: Scores r, shape (B,).
+        level: Level from 0 to K - 1, integer, shape (B,).
+        thresholds: Rising, shape (K - 1,).
+    """
+    ends = thresholds.new_tensor([float("inf")])
+    bounds = torch.cat([-ends, thresholds, ends])
+    upper, lower = bounds[level + 1] - scores, bounds[level] - scores
+    # log(s(u) - s(l)) = log s(u) + log s(-l) + log(1 - exp(l - u)); no cancellation.
+    width = torch.where(torch.isinf(upper - lower), torch.full_like(scores, 50.0), upper - lower)
+    log_width = torch.log(-torch.expm1(-width.clamp(min=1e-6)))
+    return -(logsigmoid(upper) + logsigmoid(-lower) + log_width)
+
+
+def choice_nll(
+    preferred: Tensor, other: Tensor, tie: Tensor, log_tie: Tensor | float = -1.0
+) -> Tensor:
+    """A vote between two replies, ties allowed (Bradley-Terry with Davidson's tie).
+
+    P(win) = e^a / Z, P(tie) = v e^((a+b)/2) / Z, Z = e^a + e^b + v e^((a+b)/2).
+    Source: Davidson 1970. With a = b and v = 1 each outcome has probability 1/3: log 3 = 1.0986.
+
+    Args:
+        preferred: Scores a of the reply that was chosen, shape (B,).
+        other: Scores b of the other, shape (B,).
+        tie: 1.0 where the rater could not tell, else 0.0, shape (B,).
+        log_tie: log v.
+    """
+    middle = (preferred + other) / 2 + log_tie
+    logp = log_softmax(torch.stack([preferred, other, middle], dim=-1), dim=-1)
+    return -(tie * logp[..., 2] + (1.0 - tie) * logp[..., 0])
+
+
+def correction_nll(edited: Tensor, original: Tensor, weight: Tensor) -> Tensor:
+    """A rewritten reply: Bradley-Terry of the edit over the original, times a weight.
+
+    -w log sigmoid(r_edit - r_orig). Source: Bradley and Terry 1952; the weight is how much was
+    changed (:func:`edit_weight`), because fixing a typo says little. Equal scores: w log 2.
+
+    Args:
+        edited: Scores of what the rater wrote, shape (B,).
+        original: Scores of what the model had said, shape (B,).
+        weight: From 0 to 1, shape (B,).
+    """
+    return -weight * logsigmoid(edited - original)
+
+
+def edit_weight(original: str, edited: str) -> float:
+    """Share of words that a correction changed: 1 - 2 common / (n + m), words in order.
+
+    "open at nine" -> "open at ten" keeps 2 of 3 words: 1 - 2 * 2 / 6 = 1/3.
+
+    >>> round(edit_weight("open at nine", "open at ten"), 4)
+    0.3333
+    """
+    a, b = original.split(), edited.split()
+    if not a and not b:
+        return 0.0
+    row = [0] * (len(b) + 1)  # longest common subsequence
+    for word in a:
+        last = 0
+        for j, other in enumerate(b, start=1):
+            last, row[j] = row[j], last + 1 if word == other else max(row[j], row[j - 1])
+    return 1.0 - 2.0 * row[-1] / (len(a) + len(b))
+
+
+def star_level(value: float, scale: tuple[float, float]) -> tuple[int, int]:
+    """Place a rating on its scale: (level from 0, number of levels).
+
+    Integer scales of up to 11 steps keep their steps, all others get five equal bins.
+
+    >>> star_level(4, (1, 5)), star_level(73.0, (0, 100)), star_level(100, (0, 100))
+    ((3, 5), (3, 5), (4, 5))
+    """
+    low, high = scale
+    span = high - low
+    if span == int(span) and span <= 10 and value == int(value) and low == int(low):
+        return int(value - low), int(span) + 1
+    return min(4, int(5 * (value - low) / span)), 5
+
+
+def curvature(nll: Tensor, scores: Tensor) -> Tensor:
+    """Second derivative of each judgement's loss by its own score, shape (B,); at least 0.
+
+    Args:
+        nll: Losses, shape (B,), each depending on its own entry of ``scores`` only.
+        scores: Leaf tensor that requires gradients, shape (B,).
+    """
+    (first,) = torch.autograd.grad(nll.sum(), scores, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), scores)
+    return second.clamp(min=0.0)
