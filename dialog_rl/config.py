@@ -1,0 +1,248 @@
+"""Settings: frozen, keyword-only dataclasses; the text under a field is its command-line help.
+
+Names are TRL's and transformers' where they have one. Values are checked when the settings are
+made; this module imports nothing heavy, so a bad flag answers at once.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dialog_rl.conversation import SamplingParams
+from dialog_rl.errors import ConfigError
+
+Algo = Literal["ppo", "kto", "dpo", "sft"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+LayerChoice = Literal["all", "top_half", "top_quarter"]
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high], by name."""
+    if not low <= value <= high:
+        raise ConfigError(f"{name} must be between {low:g} and {high:g}, got {value:g}")
+
+
+def _one_of(name: str, value: object, allowed: Collection[Any]) -> None:
+    """Refuse a value that is not among the allowed ones, by name."""
+    if value not in allowed:
+        listed = ", ".join(str(a) for a in allowed)
+        raise ConfigError(f"{name} must be one of {listed}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings:
+    """``dialog-rl chat``."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 7860
+    """Port to listen on."""
+    temperature: float = 0.7
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = 0.95
+    """Nucleus sampling: keep the likeliest tokens that together reach this probability."""
+    max_new_tokens: int = 96
+    """Longest reply, in tokens."""
+    context_budget: int = 768
+    """Longest prompt, in tokens; older turns are left out, the system prompt never."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _between("port", self.port, 0, 65535)
+        _between("context_budget", self.context_budget, 16, 1_000_000)
+        self.sampling()
+
+    def sampling(self) -> SamplingParams:
+        """How replies are sampled."""
+        return SamplingParams(
+            temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """``dialog-rl eval``: what a candidate must show."""
+
+    num_prompts: int = 100
+    """Held-out prompts that both adapters answer afresh."""
+    seed: int = 0
+    """Seed of prompts, replies and bootstrap."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _between("num_prompts", self.num_prompts, 2, 100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """``dialog-rl train``: from the ratings in the store to a judged adapter."""
+
+    algo: Algo = "ppo"
+    """How the policy learns: ppo (reward model, then fresh replies), kto or dpo (the ratings
+    themselves), or sft alone (approved and corrected replies)."""
+    seed: int = 0
+    """Seed of everything drawn; the same seed on the same machine gives the same adapter."""
+    test_fraction: float = 0.3
+    """Share of the conversations that is kept for the verdict and never trained on."""
+    init_from: Literal["incumbent", "base"] = "incumbent"
+    """Start (and measure KL) from the adapter in service, or from the base model."""
+    lora_r: int = 16
+    """Rank of the adapter."""
+    lora_alpha: float = 32.0
+    """The adapter's update is scaled by lora_alpha / lora_r."""
+    lora_layers: LayerChoice = "top_half"
+    """Decoder layers that carry the adapter, counted from the top. What lies below is frozen and
+    computed once per batch of replies for policy, reference and every epoch."""
+
+    sft: bool = True
+    """First imitate approved and corrected replies (skipped if there are fewer than 8)."""
+    sft_epochs: int = 2
+    """Passes over the approved and corrected replies."""
+    sft_learning_rate: float = 3e-4
+    """Peak learning rate of that stage."""
+
+    reward_funcs: tuple[str, ...] = ("empty", "repetition")
+    """Rule rewards added to the learned one; names as in reward_models.rules.RULES. Repeatable."""
+    reward_weights: tuple[float, ...] = ()
+    """One weight per rule reward, in the same order; 1 each if not given."""
+    learned_reward_weight: float = 1.0
+    """Weight of the learned reward; 0 trains on the rules alone and needs no ratings."""
+    reward_model_name_or_path: str | None = None
+    """Backbone of the reward model; the policy's own base if not given."""
+    accept_weak_reward: bool = False
+    """Go on although the reward model does no better than chance on ratings it has not seen."""
+
+    total_episodes: int = 1536
+    """Fresh replies that PPO samples and learns from."""
+    max_seconds: float = 150.0
+    """PPO ends after the update in which this much time has passed, episodes left or not."""
+    batch_size: int = 64
+    """Replies per PPO update."""
+    num_mini_batches: int = 2
+    """Optimizer steps per pass over a batch."""
+    num_ppo_epochs: int = 3
+    """Passes over each batch."""
+    learning_rate: float = 5e-4
+    """Learning rate of the adapter in PPO."""
+    value_learning_rate: float = 1e-3
+    """Learning rate of the value head."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    kl_coef: float = 0.05
+    """Reward per nat of divergence from the starting policy (first value if kl_target is set)."""
+    kl_target: float | None = 6.0
+    """Steer kl_coef toward this many nats per reply; 0 keeps kl_coef fixed."""
+    kl_horizon: int = 1000
+    """Episodes over which a 20 % miss of the target changes kl_coef by 20 %."""
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    """Per-token estimate of the divergence: k1 = log ratio, k3 = never negative."""
+    cliprange: float = 0.2
+    """PPO's clip of the probability ratio."""
+    cliprange_value: float = 0.2
+    """Clip of the value head's step, in units of reward."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    gamma: float = 1.0
+    """Discount per token."""
+    lam: float = 0.95
+    """GAE's lambda."""
+    whiten_rewards: bool = False
+    """Scale the per-token rewards of each batch to unit variance."""
+    temperature: float = 0.7
+    """Sampling temperature of PPO's replies; keep it as in the chat."""
+    response_length: int = 96
+    """Longest reply, in tokens."""
+    missing_eos_penalty: float = 1.0
+    """Taken off the score of a reply that was cut at response_length."""
+
+    max_kl: float = 60.0
+    """Stop and go back to the last good state when a reply is this many nats away on average."""
+    max_length_ratio: float = 3.0
+    """Stop and go back when replies grow to this many times their first mean length."""
+    min_entropy_ratio: float = 0.02
+    """Stop and go back when the per-token entropy falls below this share of its first value."""
+
+    dtype: Dtype = "auto"
+    """Arithmetic of the training passes; auto measures which is faster here."""
+    num_threads: int | None = None
+    """CPU threads; all cores if not given."""
+    save_steps: int = 5
+    """PPO updates between checkpoints."""
+    save_total_limit: int = 2
+    """Checkpoints kept."""
+    report_to: tuple[str, ...] = ()
+    """Also send metrics to tensorboard, wandb, trackio, ... Repeatable."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _one_of("algo", self.algo, ("ppo", "kto", "dpo", "sft"))
+        _one_of("init_from", self.init_from, ("incumbent", "base"))
+        _one_of("lora_layers", self.lora_layers, ("all", "top_half", "top_quarter"))
+        _one_of("kl_estimator", self.kl_estimator, ("k1", "k3"))
+        _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None:
+                _between(name, value, low, high)
+        if self.batch_size % self.num_mini_batches:
+            raise ConfigError(
+                f"batch_size must be a multiple of num_mini_batches, "
+                f"got {self.batch_size} and {self.num_mini_batches}"
+            )
+        if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
+            raise ConfigError(
+                f"reward_weights must have one value per reward_funcs "
+                f"({len(self.reward_funcs)}), got {len(self.reward_weights)}"
+            )
+        if not self.reward_funcs and self.learned_reward_weight == 0:
+            raise ConfigError("learned_reward_weight is 0 and reward_funcs is empty: no reward")
+
+    def num_total_batches(self) -> int:
+        """PPO updates that ``total_episodes`` takes, the last batch full."""
+        return -(-self.total_episodes // self.batch_size)
+
+    def rule_weights(self) -> dict[str, float]:
+        """Weight of each rule reward by name."""
+        weights = self.reward_weights or (1.0,) * len(self.reward_funcs)
+        return dict(zip(self.reward_funcs, weights, strict=True))
+
+    def rollout_sampling(self) -> SamplingParams:
+        """How PPO samples: the chat's temperature, the whole distribution (no top-p cut)."""
+        return SamplingParams(
+            temperature=self.temperature, top_p=1.0, max_new_tokens=self.response_length
+        )
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("test_fraction", 0.05, 0.9),
+    ("lora_r", 1, 1024),
+    ("lora_alpha", 1e-3, 1e4),
+    ("sft_epochs", 1, 100),
+    ("sft_learning_rate", 1e-8, 1.0),
+    ("learned_reward_weight", 0.0, 1e3),
+    ("total_episodes", 1, 10**9),
+    ("max_seconds", 0.0, 1e9),
+    ("batch_size", 2, 65536),
+    ("num_mini_batches", 1, 65536),
+    ("num_ppo_epochs", 1, 100),
+    ("learning_rate", 1e-8, 1.0),
+    ("value_learning_rate", 1e-8, 1.0),
+    ("max_grad_norm", 1e-6, 1e6),
+    ("kl_coef", 0.0, 1e3),
+    ("kl_target", 0.0, 1e4),
+    ("kl_horizon", 1, 10**9),
+    ("cliprange", 1e-3, 10.0),
+    ("cliprange_value", 1e-3, 1e3),
+    ("vf_coef", 0.0, 100.0),
+    ("gamma", 0.0, 1.0),
+    ("lam", 0.0, 1.0),
+    ("temperature", 0.05, 5.0),
+    ("response_length", 1, 4096),
+    ("missing_eos_penalty", 0.0, 1e3),
+    ("max_kl", 0.0, 1e6),
+    ("max_length_ratio", 1.0, 1e3),
+    ("min_entropy_ratio", 0.0, 1.0),
+    ("num_threads", 1, 1024),
+    ("save_steps", 1, 10**6),
+    ("save_total_limit", 1, 1000),
+)
