@@ -1,0 +1,1 @@
+"""One script per published figure; each prints its own baseline beside it."""
