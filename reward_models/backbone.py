@@ -1,0 +1,117 @@
+"""One copy of the base weights, several roles: module trees that share tensors, and LoRA shapes."""
+
+import copy
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from torch import nn
+
+from reward_models.errors import PolicyError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+
+LoraLayers = Literal["all", "top_half", "top_quarter"]
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def share_parameters(model: _Module) -> _Module:
+    """A new module tree over the same tensors.
+
+    Modules are copied, parameters and buffers are not, so that an adapter put into one tree does
+    not show in another while the weights exist once.
+    """
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    memo.update({id(b): b for b in model.buffers()})
+    return copy.deepcopy(model, memo)
+
+
+def merged_copy(model: "PeftModel") -> nn.Module:
+    """The base model with the active LoRA adapter merged into new tensors.
+
+    Everything the adapter does not touch stays shared with ``model``; the adapted weights are
+    W + scale * B A in fresh memory, so neither the base nor the live adapter changes. Costs one
+    copy of the adapted linear layers; call it again after an optimiser step.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    tree = share_parameters(model)
+    for module in tree.modules():
+        if isinstance(module, LoraLayer):
+            weight = module.get_base_layer().weight
+            module.get_base_layer().weight = nn.Parameter(
+                weight.detach().clone(), requires_grad=False
+            )
+    merged: nn.Module = tree.merge_and_unload()
+    return merged.eval()
+
+
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The name and the list of a transformer's layers: its longest ModuleList that holds linears.
+
+    Raises:
+        PolicyError: the model has no such list.
+    """
+    found: tuple[str, nn.ModuleList] | None = None
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or not _linears(module):
+            continue
+        if found is None or len(module) > len(found[1]):
+            found = (name, module)
+    if found is None:
+        raise PolicyError(
+            f"{type(model).__name__} has no list of transformer layers to put LoRA on; use a "
+            "transformer language model"
+        )
+    return found
+
+
+def lora_config(
+    model: nn.Module,
+    r: int = 16,
+    alpha: int = 32,
+    layers: LoraLayers = "all",
+    *,
+    task_type: str | None = "CAUSAL_LM",
+    dropout: float = 0.0,
+) -> "LoraConfig":
+    """LoRA on every linear of the chosen transformer layers, for any architecture.
+
+    Args:
+        model: the bare (not yet adapted) model.
+        r: rank.
+        alpha: the update is scaled by alpha / r.
+        layers: all of them, or the upper half or quarter (at least one layer).
+        task_type: peft's task type; None for an encoder or a bare backbone.
+        dropout: dropout on the adapter's input.
+
+    Raises:
+        PolicyError: the model has no linear layers to adapt.
+    """
+    from peft import LoraConfig
+
+    share = {"all": 1.0, "top_half": 0.5, "top_quarter": 0.25}
+    if layers not in share:
+        raise PolicyError(f"layers must be one of {', '.join(share)}, got {layers!r}")
+    prefix, blocks = decoder_layers(model)
+    first = len(blocks) - max(1, round(len(blocks) * share[layers]))
+    names, transposed = [], False
+    for index in range(first, len(blocks)):
+        for name, module in _linears(blocks[index]):
+            names.append(f"{prefix}.{index}.{name}")
+            transposed = transposed or not isinstance(module, nn.Linear)
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=names,
+        task_type=task_type,
+        fan_in_fan_out=transposed,
+        bias="none",
+    )
+
+
+def _linears(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    from transformers.pytorch_utils import Conv1D
+
+    return [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear | Conv1D)]

@@ -1,0 +1,134 @@
+"""Token ids of a conversation, built so that text typed by a person stays text.
+
+``tokenizer.apply_chat_template`` turns an ``<|im_end|>`` that a user typed into the control token.
+Here the template is rendered once with placeholders in place of the contents. What stands between
+two special tokens of the *template* is then encoded as one string with special tokens switched off,
+so the ids equal ``apply_chat_template``'s for harmless text, and a typed control token is text.
+
+Two deliberate differences: an assistant turn is encoded apart from the generation prompt before it,
+so that ``prompt ids + reply ids`` is always the beginning of the longer conversation; and an added
+token that is not special (``<tool_call>``) is text too when it stands in a message.
+"""
+
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reward_models.base import Message
+from reward_models.errors import PolicyError
+from reward_models.template_analysis import TemplateAnalysis
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def render_ids(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """Token ids of ``messages`` under the tokenizer's chat template.
+
+    A template without a system role gets the system prompt at the head of the first user message.
+
+    Raises:
+        PolicyError: the tokenizer has no chat template, or the template refuses these roles.
+    """
+    analysis = _analysis(tokenizer)
+    contents = [message["content"] for message in messages]
+    shape = tuple((m["role"], None if m["content"].strip() else m["content"]) for m in messages)
+    ids: list[int] = []
+    for item in analysis.skeleton(shape, add_generation_prompt):
+        if isinstance(item, int):
+            ids.append(item)
+        else:
+            ids.extend(analysis.encode(item, contents))
+    return ids
+
+
+def render_reply_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Ids of a reply and its end-of-turn token, as they follow the generation prompt.
+
+    Raises:
+        PolicyError: the template does not put a reply after its own generation prompt.
+    """
+    analysis = _analysis(tokenizer)
+    if not text.strip():
+        end = end_of_turn_id(tokenizer)
+        return [] if end is None else [end]
+    ids: list[int] = []
+    for item in analysis.reply_items():
+        if isinstance(item, int):
+            ids.append(item)
+        else:
+            ids.extend(analysis.encode(item, ["", text]))
+    return ids
+
+
+def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The special token that ends an assistant turn; the tokenizer's eos when there is none."""
+    last = _analysis(tokenizer).reply_items()[-1]
+    return last if isinstance(last, int) else tokenizer.eos_token_id
+
+
+def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Check that the template exists and prints each message's text as it is.
+
+    Raises:
+        PolicyError: says what is wrong with the template and what to do.
+    """
+    analysis = _analysis(tokenizer)
+    probe = 'Is "it" <open>?\nYes & {no}, 10% \\ off.'
+    messages: list[Message] = [
+        {"role": "user", "content": probe},
+        {"role": "assistant", "content": probe},
+        {"role": "user", "content": probe},
+    ]
+    text = analysis.template_text(messages, True)
+    if text.count(probe) != len(messages):
+        raise PolicyError(
+            f"the chat template of {analysis.name} rewrites message text (quotes, newlines or "
+            "escapes); set tokenizer.chat_template to one that prints contents unchanged"
+        )
+    analysis.reply_items()
+
+
+def check_prefix_preserving(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Check that a longer conversation begins with the ids of the shorter one.
+
+    Raises:
+        PolicyError: names the template and says what to do.
+    """
+    check_template(tokenizer)
+    messages: list[Message] = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+        {"role": "assistant", "content": "four"},
+    ]
+    full = render_ids(tokenizer, messages, add_generation_prompt=False)
+    for turns in (1, 3):
+        begin = render_ids(tokenizer, messages[:turns])
+        begin += render_reply_ids(tokenizer, messages[turns]["content"])
+        if full[: len(begin)] != begin:
+            raise PolicyError(
+                f"the chat template of {_analysis(tokenizer).name} is not prefix-preserving: it "
+                f"prints turn {turns // 2 + 1} differently once the conversation goes on; set "
+                "tokenizer.chat_template to one that prints every assistant turn the same way"
+            )
+
+
+_ANALYSES: "weakref.WeakKeyDictionary[PreTrainedTokenizerBase, TemplateAnalysis]" = (
+    weakref.WeakKeyDictionary()
+)
+_ANALYSES_LOCK = threading.Lock()
+
+
+def _analysis(tokenizer: "PreTrainedTokenizerBase") -> TemplateAnalysis:
+    with _ANALYSES_LOCK:
+        found = _ANALYSES.get(tokenizer)
+        if found is None or found.template != tokenizer.chat_template:
+            found = _ANALYSES[tokenizer] = TemplateAnalysis(tokenizer)
+        return found
