@@ -37,33 +37,33 @@ class Written(Protocol):
 class RatableChat(Protocol):
     """What a rater needs of a chat: the part of ``ChatService`` that a person uses to rate."""
 
-    def start(self, owner: str, system_prompt: str | None = None) -> Conversation:
+    def start(self, owner: str, system_prompt: str | None = None, /) -> Conversation:
         """Open a conversation."""
         ...
 
     def send(
-        self, owner: str, conversation_id: str, text: str, *, seed: int | None = None
+        self, owner: str, conversation_id: str, text: str, /, *, seed: int | None = None
     ) -> Written:
         """Say something and get one reply."""
         ...
 
-    def candidates(self, owner: str, conversation_id: str, text: str) -> tuple[Reply, Reply]:
+    def candidates(self, owner: str, conversation_id: str, text: str, /) -> tuple[Reply, Reply]:
         """Say something and get two replies to choose from."""
         ...
 
-    def vote(self, owner: str, reply_id: str, other_reply_id: str, *, tie: bool = False) -> Any:
+    def vote(self, owner: str, preferred: str, other: str, /, *, tie: bool = False) -> Any:
         """Prefer the first reply to the second, or call it a tie."""
         ...
 
-    def rate_thumb(self, owner: str, reply_id: str, up: bool) -> Any:
+    def rate_thumb(self, owner: str, reply_id: str, up: bool, /) -> Any:
         """Thumb up or down."""
         ...
 
-    def rate_stars(self, owner: str, reply_id: str, stars: int) -> Any:
+    def rate_stars(self, owner: str, reply_id: str, stars: int, /) -> Any:
         """1 to 5 stars."""
         ...
 
-    def correct(self, owner: str, reply_id: str, text: str) -> Any:
+    def correct(self, owner: str, reply_id: str, text: str, /) -> Any:
         """Write what the reply should have been."""
         ...
 
