@@ -1,7 +1,9 @@
 """The project's errors; drawn and defined in :mod:`reward_models.errors`, the bottom layer."""
 
 from reward_models.errors import (
+    Busy,
     ConfigError,
+    Conflict,
     DataError,
     DialogRLError,
     NotEnoughFeedback,
@@ -9,12 +11,17 @@ from reward_models.errors import (
     PolicyError,
     RegistryError,
     RewardError,
+    StoreBusy,
     StoreError,
+    StoreFull,
+    TooLarge,
     TrainingError,
 )
 
 __all__ = [
+    "Busy",
     "ConfigError",
+    "Conflict",
     "DataError",
     "DialogRLError",
     "NotEnoughFeedback",
@@ -22,6 +29,9 @@ __all__ = [
     "PolicyError",
     "RegistryError",
     "RewardError",
+    "StoreBusy",
     "StoreError",
+    "StoreFull",
+    "TooLarge",
     "TrainingError",
 ]

@@ -5,8 +5,13 @@ DialogRLError                 anything we can explain in one sentence; the CLI p
 │   └── NotEnoughFeedback     too few ratings, or all of one kind; the message counts what is missing
 ├── ConfigError               a setting has a value that is not allowed
 ├── DataError                 a file, a record or a message cannot be used
+│   └── TooLarge              a message or a file is longer than what is allowed
+├── Busy                      at the limit, or somebody is at it already; try again in a moment
 ├── StoreError                the feedback store refused or could not be reached
-│   └── NotFound              no such conversation, reply, adapter or run (or it is not yours)
+│   ├── Conflict              the same idempotency key came with other content
+│   ├── NotFound              no such conversation, reply, adapter or run (or it is not yours)
+│   ├── StoreBusy             another program holds the store; nothing was written, try again
+│   └── StoreFull             no space left; nothing was written, free some and try again
 ├── PolicyError               a model or an adapter cannot be loaded or used
 ├── TrainingError             a run stopped, with the reason in one plain sentence
 └── RegistryError             an adapter version cannot be listed, promoted or rolled back
@@ -36,12 +41,32 @@ class DataError(DialogRLError):
     """A file, record or message cannot be used."""
 
 
+class TooLarge(DataError):
+    """A message or file is longer than what is allowed."""
+
+
+class Busy(DialogRLError):
+    """Too much at once, or somebody is at it already: the same request may work in a moment."""
+
+
 class StoreError(DialogRLError):
     """The feedback store refused a write or could not be reached."""
 
 
+class Conflict(StoreError):
+    """The same idempotency key was used for other content."""
+
+
 class NotFound(StoreError):
     """There is no such object, or it belongs to somebody else."""
+
+
+class StoreBusy(StoreError):
+    """Another program holds the store; nothing was written, retrying is safe (HTTP 503)."""
+
+
+class StoreFull(StoreError):
+    """No space left for the store; nothing was written, retrying is safe (HTTP 507)."""
 
 
 class PolicyError(DialogRLError):

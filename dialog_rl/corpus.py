@@ -1,0 +1,244 @@
+"""What training reads: the store's feedback as judgements, split by conversation, and its prompts.
+
+``judgements`` turns what counts now into the reward model's input; ``split_judgements`` keeps a
+conversation on one side; ``logged_prompts`` is what PPO answers afresh; ``snapshot`` freezes a copy
+with a digest for a run's lineage. ``export`` writes it for
+others, in our shape or TRL's columns; ``import_file`` is told in corpus_files.py.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from dialog_rl.corpus_files import BadLine, ImportReport, import_file, write_lines, write_records
+from dialog_rl.corpus_formats import group_of
+from dialog_rl.errors import ConfigError, DataError
+from dialog_rl.feedback import FeedbackEvent
+from dialog_rl.store import FeedbackStore
+from dialog_rl.store_reader import StoreView
+from reward_models.base import Judgement, Message, Signal, assistant_message
+
+__all__ = [
+    "BadLine",
+    "ImportReport",
+    "LoggedPrompt",
+    "approved",
+    "export",
+    "import_file",
+    "judgements",
+    "labelled",
+    "logged_prompts",
+    "preferred",
+    "snapshot",
+    "split_judgements",
+]
+
+EXPORT_FORMATS: Final = ("records", "kto", "dpo", "sft")
+
+GOOD_STARS: Final = 0.75
+"""Share of the scale from which stars approve a reply: 4 of 1 to 5."""
+
+BAD_STARS: Final = 0.25
+"""Share of the scale up to which stars reject a reply: 2 of 1 to 5. Between the two: no label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedPrompt:
+    """A prompt that somebody's reply answered; PPO answers it afresh."""
+
+    prompt: tuple[Message, ...]
+    prompt_ids: tuple[int, ...] | None
+    """The ids the reply was sampled from; None for an imported reply."""
+    reply_id: str
+    """The first reply that was given to it."""
+    group: str
+
+
+def judgements(store: FeedbackStore) -> list[Judgement]:
+    """Return what counts now of thumbs, stars, choices and corrections, in the order it came.
+
+    A choice between two equal replies and a correction that changes nothing say nothing and are
+    left out. Retries, tags and end ratings are kept in the store and are no judgements yet.
+    """
+    with store.snapshot() as view:
+        current = [
+            event
+            for event in view.current_feedback()
+            if event.kind in ("thumb", "stars", "choice", "correction")
+        ]
+        return list(_judge(view, current))
+
+
+def _judge(view: StoreView, current: Sequence[FeedbackEvent]) -> Iterable[Judgement]:
+    """Turn events into judgements, reading only texts and prompts of the replies."""
+    wanted = {event.reply_id for event in current} | {event.other_reply_id for event in current}
+    texts = view.texts(reply_id for reply_id in wanted if reply_id is not None)
+    prompts: dict[str, tuple[Message, ...]] = {}
+    for event in current:
+        if event.reply_id is None:
+            continue
+        text, packed = texts[event.reply_id]
+        if packed not in prompts:
+            prompts[packed] = tuple(json.loads(packed))
+        completion, other, value = text, None, event.value
+        if event.kind == "correction":
+            completion, other, value = event.text or "", text, 1.0
+        elif event.other_reply_id is not None:
+            other = texts[event.other_reply_id][0]
+        if completion == other:
+            continue
+        yield Judgement(
+            signal=cast("Signal", event.kind),
+            prompt=prompts[packed],
+            completion=completion,
+            value=1.0 if value is None else value,
+            rater=event.rater,
+            group=group_of(event.conversation_id),
+            other=other,
+            scale=event.scale if event.kind == "stars" else None,
+        )
+
+
+def split_judgements(
+    js: Sequence[Judgement], *, test_fraction: float = 0.3, seed: int = 0
+) -> tuple[list[Judgement], list[Judgement]]:
+    """Return (train, test): whole groups, and about ``test_fraction`` of each kind of judgement.
+
+    Groups are visited in an order that depends only on ``seed`` and their id; each goes to the test
+    side if that brings the counts (thumbs up, thumbs down, high and low stars, choices,
+    corrections) nearer to ``test_fraction``. So a group rarely changes sides when feedback is
+    added, and what was held out for one adapter is mostly held out for the next.
+
+    Raises:
+        ConfigError: ``test_fraction`` is not between 0 and 1.
+    """
+    if not 0 < test_fraction < 1:
+        raise ConfigError(f"test_fraction must be between 0 and 1, got {test_fraction}")
+    totals = Counter(_stratum(j) for j in js)
+    members: dict[str, Counter[str]] = {}
+    for j in js:
+        members.setdefault(j.group, Counter())[_stratum(j)] += 1
+    held: Counter[str] = Counter()
+    test_groups: set[str] = set()
+    for group in sorted(members, key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).digest()):
+        gain = 0.0
+        for stratum, count in members[group].items():
+            target = test_fraction * totals[stratum]
+            before, after = held[stratum] - target, held[stratum] + count - target
+            gain += (before**2 - after**2) / totals[stratum]
+        if gain > 0:
+            test_groups.add(group)
+            held.update(members[group])
+    train = [j for j in js if j.group not in test_groups]
+    return train, [j for j in js if j.group in test_groups]
+
+
+def _stratum(j: Judgement) -> str:
+    """Name the kind of judgement that a split should have in both parts."""
+    if j.signal == "thumb":
+        return "up" if j.value > 0.5 else "down"
+    if j.signal == "stars":
+        return "high" if _share(j) >= GOOD_STARS else "low"
+    return j.signal
+
+
+def _share(j: Judgement) -> float:
+    """Return where a thumb or stars lie on their scale, 0 to 1."""
+    low, high = j.scale or (0.0, 1.0)
+    return (j.value - low) / (high - low)
+
+
+def approved(js: Iterable[Judgement]) -> list[tuple[tuple[Message, ...], str]]:
+    """Return (prompt, reply) worth imitating, each once: thumbs up, 4 or 5 stars, corrections."""
+    good = (
+        (j.prompt, j.completion)
+        for j in js
+        if j.signal == "correction" or (j.signal in ("thumb", "stars") and _share(j) >= GOOD_STARS)
+    )
+    seen: dict[tuple[str, str], tuple[tuple[Message, ...], str]] = {}
+    for prompt, reply in good:
+        seen.setdefault((json.dumps(prompt), reply), (prompt, reply))
+    return list(seen.values())
+
+
+def logged_prompts(store: FeedbackStore) -> list[LoggedPrompt]:
+    """Return the prompts that were answered, each once per conversation group, oldest first."""
+    found: dict[tuple[str, str], LoggedPrompt] = {}
+    for reply in store.replies():
+        group = group_of(reply.conversation_id)
+        key = (group, json.dumps(reply.prompt_messages))
+        if key not in found:
+            found[key] = LoggedPrompt(
+                prompt=reply.prompt_messages,
+                prompt_ids=reply.prompt_ids or None,
+                reply_id=reply.reply_id,
+                group=group,
+            )
+    return list(found.values())
+
+
+def snapshot(store: FeedbackStore, path: Path) -> str:
+    """Write all records (see ``export``) to ``path`` and return the SHA-256 of the file."""
+    write_records(store, path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def labelled(js: Iterable[Judgement]) -> list[tuple[tuple[Message, ...], str, bool]]:
+    """Return (prompt, reply, good) as KTO takes them; ties and middling stars have no label."""
+    found: list[tuple[tuple[Message, ...], str, bool]] = []
+    for j in js:
+        if j.signal in ("thumb", "stars"):
+            if not BAD_STARS < _share(j) < GOOD_STARS:
+                found.append((j.prompt, j.completion, _share(j) >= GOOD_STARS))
+        elif j.other is not None and j.value > 0.5:
+            found += [(j.prompt, j.completion, True), (j.prompt, j.other, False)]
+    return found
+
+
+def preferred(js: Iterable[Judgement]) -> list[tuple[tuple[Message, ...], str, str]]:
+    """Return (prompt, chosen, rejected) as DPO takes them: choices without ties, corrections."""
+    return [(j.prompt, j.completion, j.other) for j in js if j.other is not None and j.value > 0.5]
+
+
+def export(store: FeedbackStore, path: Path, *, format: str = "records") -> int:
+    """Write the feedback to a JSON Lines file; return the number of lines.
+
+    ``records`` holds everything, history and unrated replies included, and imports back to the same
+    export. ``kto`` (prompt, completion, label), ``dpo`` (prompt, chosen, rejected) and ``sft``
+    (prompt, completion) hold what counts now in the columns of TRL's trainers.
+
+    Raises:
+        DataError: the format is unknown, or the file cannot be written.
+        StoreError: the store cannot be read.
+    """
+    if format not in EXPORT_FORMATS:
+        raise DataError(f"format must be one of {', '.join(EXPORT_FORMATS)}, got {format!r}")
+    if format == "records":
+        return write_records(store, path)
+    return write_lines(path, _trl_rows(judgements(store), format))
+
+
+def _trl_rows(js: Sequence[Judgement], format: str) -> list[dict[str, Any]]:
+    """Return rows in TRL's conversational columns."""
+    if format == "kto":
+        return [
+            {"prompt": prompt, "completion": assistant_message(reply), "label": good}
+            for prompt, reply, good in labelled(js)
+        ]
+    if format == "dpo":
+        return [
+            {
+                "prompt": prompt,
+                "chosen": assistant_message(chosen),
+                "rejected": assistant_message(rejected),
+            }
+            for prompt, chosen, rejected in preferred(js)
+        ]
+    return [
+        {"prompt": prompt, "completion": assistant_message(reply)} for prompt, reply in approved(js)
+    ]
