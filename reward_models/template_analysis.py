@@ -69,6 +69,7 @@ class TemplateAnalysis:
         self.name = str(tokenizer.name_or_path or "this tokenizer")
         self.template: Any = tokenizer.chat_template
         self._skeletons: OrderedDict[Any, Skeleton] = OrderedDict()
+        self._texts: OrderedDict[Any, str] = OrderedDict()
         self._reply_items: Skeleton | None = None
         self._lock = threading.Lock()
         added = tokenizer.added_tokens_decoder
@@ -146,6 +147,22 @@ class TemplateAnalysis:
                 )
         return text
 
+    def _cached_text(
+        self, shape: tuple[Any, ...], generation_prompt: bool, day: datetime.date
+    ) -> str:
+        """``_marked_text``, remembered: a long talk has the shapes of its beginnings inside."""
+        key = (shape, generation_prompt, day)
+        with self._lock:
+            found = self._texts.get(key)
+        if found is not None:
+            return found
+        text = self._marked_text(shape, generation_prompt)
+        with self._lock:
+            self._texts[key] = text
+            while len(self._texts) > _MAX_SKELETONS:
+                self._texts.popitem(last=False)
+        return text
+
     def skeleton(self, shape: tuple[Any, ...], generation_prompt: bool) -> Skeleton:
         """The parsed template for these roles, from the cache where possible."""
         # Some templates print today's date.
@@ -155,11 +172,11 @@ class TemplateAnalysis:
             if found is not None:
                 self._skeletons.move_to_end(key)
                 return found
-        text = self._marked_text(shape, generation_prompt)
+        text = self._cached_text(shape, generation_prompt, key[2])
         offsets = []
         for i, (role, _) in enumerate(shape):
             if role == "assistant" and i > 0:
-                before = self._marked_text(shape[:i], True)
+                before = self._cached_text(shape[:i], True, key[2])
                 if text.startswith(before):
                     offsets.append(len(before))
         for offset in reversed(offsets):

@@ -7,6 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from dialog_rl.policy import Policy
+
 CONCIERGE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -148,3 +150,10 @@ def save_tiny_adapter(
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(folder)
     return folder
+
+
+def tiny_policy(template: str = "concierge", *, seed: int = 0, decode_limit: int = 64) -> Policy:
+    """A policy over a tiny random model, without files."""
+    tokenizer = byte_tokenizer(template)
+    model = tiny_model(len(tokenizer), seed=seed, end_id=tokenizer.eos_token_id)
+    return Policy(model, tokenizer, name="tiny", decode_limit=decode_limit)

@@ -1,0 +1,248 @@
+"""Decoding: draw reply tokens from a causal language model, one step per token.
+
+B rows are decoded together; a row that reached an end token leaves the batch. Every row has its own
+stream of uniform numbers, so in float32 its tokens depend on its own seed and prompt, not on its
+neighbours. Tokens are drawn by inverting the cumulative distribution: ``torch.multinomial`` costs
+40 times as much on a large vocabulary.
+
+Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dialog_rl.conversation import FinishReason, SamplingParams
+
+_TOP = 64
+"""Tokens looked at first for top-p; the full sort is needed only when they hold too little mass."""
+
+
+class Runner(Protocol):
+    """A model that decodes rows of different lengths together. ``Any`` is its own cache."""
+
+    def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[Any, Tensor]:
+        """Read B prompts; return the cache and the logits [B, V] of each first new token."""
+        ...
+
+    def step(self, cache: Any, ids: Tensor) -> Tensor:
+        """Append one token per row, ids [B]; return the next logits [B, V]."""
+        ...
+
+    def keep(self, cache: Any, rows: Tensor) -> None:
+        """Keep only these rows of the cache, in this order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The tokens drawn for one prompt."""
+
+    ids: tuple[int, ...]
+    """End token included if it was drawn."""
+    logprobs: tuple[float, ...]
+    """log softmax(logits / temperature) of each, before top-p, in nats; greedy: of logits."""
+    finish_reason: FinishReason
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """``count`` numbers in [0, 1) that depend on ``seed`` alone, float64."""
+    generator = np.random.Generator(np.random.Philox(seed & (2**64 - 1)))
+    return generator.random(count)
+
+
+def sample_from_logits(
+    logits: Tensor, u: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """Draw one token per row by inverting the cumulative distribution.
+
+    With probabilities (0.5, 0.3, 0.2), top-p 0.7 keeps the first two (0.5 + 0.3 reaches 0.7) with
+    mass 0.8; u = 0.7 points at 0.56 of it, which lies past 0.5: the second token.
+
+    >>> logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
+    >>> ids, logprobs = sample_from_logits(logits, torch.tensor([0.7]), 1.0, 0.7)
+    >>> int(ids), round(float(logprobs.exp()), 3)
+    (1, 0.3)
+
+    Args:
+        logits: [B, V], any float type.
+        u: [B] in [0, 1).
+        temperature: 0 takes the most likely token.
+        top_p: keep the smallest set of most likely tokens whose mass reaches this.
+
+    Returns:
+        ids [B] and log softmax(logits / temperature) of them [B], before top-p.
+    """
+    z = logits.float()
+    if temperature > 0 and temperature != 1:
+        z = z / temperature
+    norm = torch.logsumexp(z, -1, keepdim=True)
+    if temperature == 0:
+        ids = z.argmax(-1, keepdim=True)
+    elif top_p >= 1:
+        cumulative = (z - norm).exp().double().cumsum(-1)
+        target = u.double()[:, None] * cumulative[:, -1:]
+        ids = torch.searchsorted(cumulative, target, right=True).clamp_(max=z.shape[-1] - 1)
+    else:
+        ids = _nucleus(z, norm, u, top_p)
+    return ids.squeeze(-1), (z.gather(-1, ids) - norm).squeeze(-1)
+
+
+def _nucleus(z: Tensor, norm: Tensor, u: Tensor, top_p: float) -> Tensor:
+    """Token ids [B, 1] drawn from the smallest set of likeliest tokens that reaches ``top_p``."""
+    values, tokens = z.topk(min(_TOP, z.shape[-1]), dim=-1)
+    cumulative = (values - norm).exp().double().cumsum(-1)
+    if tokens.shape[-1] < z.shape[-1] and bool((cumulative[:, -1] < top_p).any()):
+        values, tokens = z.sort(dim=-1, descending=True)
+        cumulative = (values - norm).exp().double().cumsum(-1)
+    last = torch.searchsorted(cumulative, torch.full_like(cumulative[:, :1], top_p))
+    last.clamp_(max=cumulative.shape[-1] - 1)
+    target = u.double()[:, None] * cumulative.gather(-1, last)
+    return tokens.gather(-1, torch.searchsorted(cumulative, target, right=True).minimum(last))
+
+
+@torch.inference_mode()
+def decode_batch(
+    runner: Runner,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    seeds: Sequence[int],
+    end_ids: frozenset[int],
+    *,
+    max_rows: int = 64,
+) -> list[Decoded]:
+    """Decode every prompt; rows of similar length share a batch of at most ``max_rows``."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    results: dict[int, Decoded] = {}
+    for begin in range(0, len(order), max_rows):
+        rows = order[begin : begin + max_rows]
+        decoded = _decode_rows(
+            runner, [prompts[i] for i in rows], params, [seeds[i] for i in rows], end_ids
+        )
+        results.update(zip(rows, decoded, strict=True))
+    return [results[i] for i in range(len(prompts))]
+
+
+def _decode_rows(
+    runner: Runner,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    seeds: Sequence[int],
+    end_ids: frozenset[int],
+) -> list[Decoded]:
+    limit = params.max_new_tokens
+    cache, logits = runner.start(prompts, limit)
+    u = torch.from_numpy(np.stack([uniforms(seed, limit) for seed in seeds])).to(logits.device)
+    ids: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    alive = list(range(len(prompts)))
+    for step in range(limit):
+        drawn, scores = sample_from_logits(logits, u[alive, step], params.temperature, params.top_p)
+        stay = []
+        for position, (row, token, score) in enumerate(
+            zip(alive, drawn.tolist(), scores.tolist(), strict=True)
+        ):
+            ids[row].append(token)
+            logprobs[row].append(score)
+            ended[row] = token in end_ids
+            if not ended[row]:
+                stay.append(position)
+        if not stay or step + 1 == limit:
+            break
+        if len(stay) < len(alive):
+            kept = torch.tensor(stay, device=logits.device)
+            runner.keep(cache, kept)
+            drawn = drawn[kept]
+            alive = [alive[position] for position in stay]
+        logits = runner.step(cache, drawn)
+    return [
+        Decoded(tuple(i), tuple(p), "stop" if e else "length")
+        for i, p, e in zip(ids, logprobs, ended, strict=True)
+    ]
+
+
+def decode_stream(
+    runner: Runner,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    seed: int,
+    end_ids: frozenset[int],
+) -> Iterator[tuple[int, float]]:
+    """Yield (token id, log-probability) one by one, the end token included."""
+    # Inference mode is a property of the thread: it must not stay on across a yield.
+    with torch.inference_mode():
+        cache, logits = runner.start([prompt], params.max_new_tokens)
+        u = torch.from_numpy(uniforms(seed, params.max_new_tokens)).to(logits.device)
+    for step in range(params.max_new_tokens):
+        with torch.inference_mode():
+            drawn, scores = sample_from_logits(
+                logits, u[step : step + 1], params.temperature, params.top_p
+            )
+            token = int(drawn)
+        yield token, float(scores)
+        if token in end_ids or step + 1 == params.max_new_tokens:
+            return
+        with torch.inference_mode():
+            logits = runner.step(cache, drawn)
+
+
+@dataclass
+class _PaddedCache:
+    """transformers' cache with the left-padding mask [B, L] and the last positions [B]."""
+
+    cache: Any
+    mask: Tensor
+    positions: Tensor
+
+
+class TransformersRunner:
+    """Any causal language model through its own forward pass, left padded."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model: Any = model
+
+    def start(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int
+    ) -> tuple[_PaddedCache, Tensor]:
+        """Read B prompts; return the cache and the logits [B, V] of each first new token."""
+        from transformers import DynamicCache
+
+        device = self._model.device
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        positions = (mask.cumsum(-1) - 1).clamp_(min=0).to(device)
+        state = _PaddedCache(
+            DynamicCache(config=self._model.config), mask.to(device), positions[:, -1]
+        )
+        return state, self._forward(state, ids.to(device), positions)
+
+    def step(self, cache: _PaddedCache, ids: Tensor) -> Tensor:
+        """Append one token per row, ids [B]; return the next logits [B, V]."""
+        cache.mask = torch.cat([cache.mask, cache.mask.new_ones(len(ids), 1)], dim=1)
+        cache.positions = cache.positions + 1
+        return self._forward(cache, ids[:, None], cache.positions[:, None])
+
+    def keep(self, cache: _PaddedCache, rows: Tensor) -> None:
+        """Keep only these rows of the cache, in this order."""
+        cache.cache.batch_select_indices(rows)
+        cache.mask, cache.positions = cache.mask[rows], cache.positions[rows]
+
+    def _forward(self, state: _PaddedCache, ids: Tensor, positions: Tensor) -> Tensor:
+        logits: Tensor = self._model(
+            input_ids=ids,
+            attention_mask=state.mask,
+            position_ids=positions,
+            past_key_values=state.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1]

@@ -1,0 +1,393 @@
+"""The policy: one frozen base language model and any number of immutable adapter versions.
+
+A version is the base with one LoRA adapter merged into new tensors, in a module tree of its own. It
+never changes, so a reply that started with it ends with it whatever is promoted meanwhile; dropping
+a version only forgets it, and its memory goes when the last reply using it ends.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dialog_rl.adapters import merge_adapter
+from dialog_rl.bundled import bundled_model_path
+from dialog_rl.conversation import BASE_VERSION, FinishReason, SamplingParams
+from dialog_rl.decode import Runner, TransformersRunner, decode_batch, decode_stream
+from dialog_rl.errors import PolicyError
+from dialog_rl.scheduler import DecodeScheduler, Ticket
+from reward_models.backbone import merged_copy
+from reward_models.chat_template import check_prefix_preserving, check_template, end_of_turn_id
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+BUNDLED_NAME = "dialog-rl-concierge"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One sampled reply."""
+
+    ids: tuple[int, ...]
+    """Sampled token ids, end token included if it was sampled."""
+    logprobs: tuple[float, ...]
+    """log softmax(logits / temperature) of each, before top-p truncation, in nats."""
+    text: str
+    """The reply without special tokens and without white space at its ends."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One streamed token and the text it added (often empty: letters of several tokens, spaces)."""
+
+    id: int
+    logprob: float
+    text_delta: str
+
+
+@dataclass(frozen=True)
+class _Version:
+    module: nn.Module
+    runner: Runner
+
+
+class Policy:
+    """A base model with its tokenizer, its adapter versions, and decoding."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        name: str,
+        decode_limit: int = 64,
+    ) -> None:
+        """Take over a loaded model; it is frozen and put into evaluation mode.
+
+        Args:
+            model: a causal language model.
+            tokenizer: with a chat template.
+            name: what the base is called in ``base_id``.
+            decode_limit: most streamed replies in work at once.
+
+        Raises:
+            PolicyError: the chat template cannot be used.
+        """
+        check_template(tokenizer)
+        try:
+            check_prefix_preserving(tokenizer)
+        except PolicyError as error:
+            logger.warning("%s; single replies work, whole-dialogue training will not", error)
+        self.model = model.requires_grad_(False)
+        self.model.train(False)
+        self.tokenizer = tokenizer
+        self.device: torch.device = model.device
+        self.base_id = f"{name}@{_weights_digest(model)}"
+        self.end_ids = _end_ids(model, tokenizer)
+        self.scheduler = DecodeScheduler(limit=decode_limit)
+        self._lock = threading.Lock()
+        self._versions = {BASE_VERSION: _Version(self.model, _runner(self.model))}
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str | Path | None = None,
+        *,
+        dtype: str = "float32",
+        device: str = "auto",
+        num_threads: int | None = None,
+    ) -> "Policy":
+        """Load a model from a local folder or the Hub, safetensors only, without remote code.
+
+        Args:
+            model_name_or_path: folder or Hub id; None is the bundled model.
+            dtype: of the weights: float32, bfloat16 or float16.
+            device: a torch device, or auto (a GPU if there is one).
+            num_threads: CPU threads of torch in this process; None leaves them.
+
+        Raises:
+            PolicyError: the model cannot be loaded; says why and what to do.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if dtype not in _DTYPES:
+            raise PolicyError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        source = str(bundled_model_path() if model_name_or_path is None else model_name_or_path)
+        name = BUNDLED_NAME if model_name_or_path is None else Path(source).name
+        _check_folder(source)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False, dtype=_DTYPES[dtype]
+            )
+            model = model.to(device)
+        except Exception as error:
+            # transformers raises every kind of error on a damaged or foreign folder; all of them
+            # mean that this model cannot be used, and the text says why.
+            raise PolicyError(
+                f"cannot load the model {source!r} ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}); give a folder with config.json, "
+                "*.safetensors and tokenizer files, or the id of a causal LM on the Hub"
+            ) from error
+        return cls(model, tokenizer, name=name)
+
+    # -- versions ----------------------------------------------------------------------------------
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions that can answer now, "base" included."""
+        with self._lock:
+            return list(self._versions)
+
+    def add_version(self, version: str, path: Path) -> None:
+        """Read, check and merge an adapter; it becomes visible only when it is whole.
+
+        Adding a version that is already there does nothing: versions are immutable.
+
+        Raises:
+            PolicyError: the adapter is incomplete, damaged, unsafe or for another base.
+        """
+        if version in self.versions:
+            return
+        module = merge_adapter(Path(path), self.model, self.base_id)
+        made = _Version(module, _runner(module))
+        with self._lock:
+            self._versions.setdefault(version, made)
+
+    def drop_version(self, version: str) -> None:
+        """Forget a version; replies that use it end with it. Unknown versions and base are kept."""
+        with self._lock:
+            if version != BASE_VERSION:
+                self._versions.pop(version, None)
+
+    @contextmanager
+    def lease(self, version: str) -> Iterator[nn.Module]:
+        """The module of a version, usable for as long as the block lasts.
+
+        Raises:
+            PolicyError: the version is not loaded.
+        """
+        yield self._version(version).module
+
+    def _version(self, version: str) -> _Version:
+        with self._lock:
+            found = self._versions.get(version)
+            if found is None:
+                raise PolicyError(
+                    f"adapter version {version!r} is not loaded (loaded: "
+                    f"{', '.join(self._versions)}); add it with add_version first"
+                )
+            return found
+
+    # -- decoding ----------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        version: str = BASE_VERSION,
+        model: nn.Module | None = None,
+    ) -> list[Generation]:
+        """Sample one reply per prompt, all prompts together.
+
+        Args:
+            prompts: token ids; equal prompts are read once.
+            params: how to sample.
+            seeds: one per prompt; a reply depends only on its prompt, its seed and the weights
+                (exactly so in float32).
+            version: which adapter version answers.
+            model: a live module instead of a version; a peft model is merged into a copy first.
+
+        Raises:
+            PolicyError: the version is unknown, or prompts and seeds differ in number.
+        """
+        if len(prompts) != len(seeds):
+            raise PolicyError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
+        if not prompts:
+            return []
+        runner = self._version(version).runner if model is None else _live_runner(model)
+        decoded = decode_batch(runner, prompts, params, seeds, self.end_ids)
+        return [
+            Generation(
+                ids=d.ids,
+                logprobs=d.logprobs,
+                text=self.decode_text(d.ids),
+                finish_reason=d.finish_reason,
+            )
+            for d in decoded
+        ]
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        seed: int,
+        *,
+        version: str = BASE_VERSION,
+    ) -> "TokenStream":
+        """Sample one reply token by token; the same tokens as ``generate`` with this seed.
+
+        Raises:
+            Busy: too many replies are in work.
+            PolicyError: the version is unknown.
+        """
+        runner = self._version(version).runner
+        ticket = self.scheduler.submit(
+            decode_stream(runner, tuple(prompt), params, seed, self.end_ids)
+        )
+        return TokenStream(self, ticket, params.max_new_tokens)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Text of sampled ids without special tokens and without white space at the ends."""
+        text = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text).strip()
+
+
+class TokenStream:
+    """The tokens of one reply as they are drawn; ``close`` stops the decoding.
+
+    The deltas joined are the reply's text: white space is held back until a letter follows it, and
+    a character whose bytes span several tokens until it is complete.
+    """
+
+    def __init__(
+        self, policy: Policy, ticket: "Ticket[tuple[int, float]]", max_new_tokens: int
+    ) -> None:
+        self._policy = policy
+        self._ticket = ticket
+        self._limit = max_new_tokens
+        self._ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._raw = ""
+        self._text = ""
+        # Ids before _settled are complete characters; those from _context on give the tokenizer
+        # the left context that decides about spaces.
+        self._context = 0
+        self._settled = 0
+        self._finish_reason: FinishReason = "cancelled"
+
+    def __iter__(self) -> Iterator[Token]:
+        return self
+
+    def __next__(self) -> Token:
+        """The next token, as soon as it is drawn."""
+        id_, logprob = next(self._ticket)
+        self._ids.append(id_)
+        self._logprobs.append(logprob)
+        before = len(self._text)
+        self._settle()
+        if id_ in self._policy.end_ids:
+            self._finish_reason = "stop"
+        elif len(self._ids) == self._limit:
+            self._finish_reason = "length"
+        if self._finish_reason != "cancelled":
+            full = self._policy.decode_text(self._ids)
+            if full.startswith(self._text):
+                self._text = full
+        return Token(id=id_, logprob=logprob, text_delta=self._text[before:])
+
+    def close(self) -> None:
+        """Stop decoding; what was drawn so far stays in ``generation``."""
+        self._ticket.close()
+
+    @property
+    def generation(self) -> Generation:
+        """Everything received so far; ``cancelled`` unless the reply has come to its end."""
+        return Generation(
+            ids=tuple(self._ids),
+            logprobs=tuple(self._logprobs),
+            text=self._text,
+            finish_reason=self._finish_reason,
+        )
+
+    def _settle(self) -> None:
+        """Take over the text that the newest id made certain."""
+        known = self._decode(self._ids[self._context : self._settled])
+        fresh = self._decode(self._ids[self._context :])
+        if fresh.endswith("\ufffd"):
+            return
+        self._raw += fresh[len(known) :]
+        self._text = self._raw.strip()
+        self._context, self._settled = self._settled, len(self._ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(
+            self._policy.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+
+def _runner(module: nn.Module) -> Runner:
+    return TransformersRunner(module)
+
+
+def _live_runner(module: nn.Module) -> Runner:
+    from peft import PeftModel
+
+    return _runner(merged_copy(module) if isinstance(module, PeftModel) else module)
+
+
+def _end_ids(model: Any, tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Tokens after which a reply is over."""
+    found: set[int | None] = {end_of_turn_id(tokenizer), tokenizer.eos_token_id}
+    config = getattr(model, "generation_config", None)  # transformers': not every model has one
+    configured = None if config is None else config.eos_token_id
+    found.update(configured if isinstance(configured, list) else [configured])
+    return frozenset(int(i) for i in found if i is not None)
+
+
+def _weights_digest(model: nn.Module) -> str:
+    """12 hex digits that name the weights, the same whether loaded in float32 or bfloat16.
+
+    Hashes name, shape and up to 512 evenly spaced values of every parameter: a retrained model
+    differs everywhere, and a large one must not be read twice.
+    """
+    digest = hashlib.sha256()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            flat = parameter.detach().reshape(-1)
+            values = flat[:: max(1, flat.numel() // 512)][:512].to("cpu", torch.bfloat16)
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(values.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _check_folder(source: str) -> None:
+    """Say what a local folder lacks before transformers tries the Hub with its name."""
+    folder = Path(source)
+    if not folder.exists():
+        if source.startswith((".", "/", "~")) or source.count("/") > 1:
+            raise PolicyError(
+                f"there is no model folder {source!r}; give an existing folder or a Hub id"
+            )
+        return
+    if not (folder / "config.json").is_file():
+        raise PolicyError(
+            f"{source!r} has no config.json; give a folder written by save_pretrained"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise PolicyError(
+            f"{source!r} has no *.safetensors file (pickle weights are never loaded); convert it "
+            "with save_pretrained, which writes safetensors"
+        )
