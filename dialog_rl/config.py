@@ -34,9 +34,14 @@ class ChatSettings:
     """``dialog-rl chat``."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; 0.0.0.0 lets other machines in (there is no password)."""
     port: int = 7860
-    """Port to listen on."""
+    """Port to listen on; 0 takes a free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host name under which people reach the page, beside localhost and plain IP addresses.
+    Repeatable."""
+    system_prompt_file: str | None = None
+    """Text file with the system prompt (the catalogue) that new conversations start with."""
     temperature: float = 0.7
     """Sampling temperature; 0 is greedy."""
     top_p: float = 0.95
@@ -45,10 +50,13 @@ class ChatSettings:
     """Longest reply, in tokens."""
     context_budget: int = 768
     """Longest prompt, in tokens; older turns are left out, the system prompt never."""
+    num_threads: int = 0
+    """Threads for replies; 0 takes half of the cores."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _between("port", self.port, 0, 65535)
+        _between("num_threads", self.num_threads, 0, 1024)
         _between("context_budget", self.context_budget, 16, 1_000_000)
         self.sampling()
 
@@ -65,12 +73,33 @@ class GateSettings:
 
     num_prompts: int = 100
     """Held-out prompts that both adapters answer afresh."""
+    min_judgements: int = 20
+    """Held-out thumbs, stars and votes that a verdict needs."""
+    alone_level: float = 0.01
+    """Largest p value of the held-out ratings when nothing else speaks for the candidate."""
+    backed_level: float = 0.1
+    """Largest p value when the reward model beat chance in its own cross-validation."""
+    rule_margin: float = 0.05
+    """How much worse a guarded rule reward may become before it counts."""
+    max_perplexity_rise: float = 0.15
+    """Largest relative rise of the perplexity on the held-out corpus."""
+    max_length_ratio: float = 2.0
+    """Replies may become at most this many times longer, in words."""
+    max_cut_rise: float = 0.1
+    """Largest rise of the share of replies that are cut at the longest length."""
     seed: int = 0
     """Seed of prompts, replies and bootstrap."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _between("num_prompts", self.num_prompts, 2, 100_000)
+        _between("min_judgements", self.min_judgements, 4, 1_000_000)
+        _between("alone_level", self.alone_level, 1e-4, 1)
+        _between("backed_level", self.backed_level, 1e-4, 1)
+        _between("rule_margin", self.rule_margin, 0, 1)
+        _between("max_perplexity_rise", self.max_perplexity_rise, 0, 1e6)
+        _between("max_length_ratio", self.max_length_ratio, 1, 1e6)
+        _between("max_cut_rise", self.max_cut_rise, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
