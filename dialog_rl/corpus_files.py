@@ -221,12 +221,13 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
         DataError: the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(encode(line) + "\n")
                 count += 1
             file.flush()
             os.fsync(file.fileno())

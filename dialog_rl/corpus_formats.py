@@ -203,9 +203,12 @@ class _Line:
         self.changes.append(new_event(event))
 
 
+_packed = json.JSONEncoder(ensure_ascii=True, sort_keys=True).encode
+
+
 def _digest(content: Any) -> str:
     """Return the first 96 bits of the SHA-256 of a JSON value."""
-    packed = json.dumps(content, ensure_ascii=True, sort_keys=True)
+    packed = _packed(content)
     return hashlib.sha256(packed.encode()).hexdigest()[:24]
 
 

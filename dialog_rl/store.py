@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from dialog_rl.conversation import Conversation, Reply, Turn
@@ -35,6 +35,7 @@ from dialog_rl.store_schema import (
 )
 from dialog_rl.store_writer import (
     BUSY_SLICE_S,
+    DATABASE_ERRORS,
     Change,
     Choose,
     GroupCommitWriter,
@@ -175,7 +176,7 @@ class FeedbackStore:
         try:
             with self._read_engine.begin() as connection:
                 yield StoreView(connection)
-        except DBAPIError as error:
+        except DATABASE_ERRORS as error:
             raise store_error(error, self._where) from error
         except PoolTimeout as error:
             raise StoreBusy(f"{self._where} has too many readers at once: try again") from error
@@ -353,7 +354,7 @@ def _prepare(engine: sa.Engine, where: str, busy_timeout_s: float) -> None:
         while True:
             try:
                 return act()
-            except DBAPIError as error:
+            except DATABASE_ERRORS as error:
                 reason = store_error(error, where)
                 if not isinstance(reason, StoreBusy) or time.monotonic() >= deadline:
                     raise reason from error
@@ -363,8 +364,6 @@ def _prepare(engine: sa.Engine, where: str, busy_timeout_s: float) -> None:
         connection = engine.raw_connection()
         try:
             connection.cursor().execute("PRAGMA journal_mode = WAL")
-        except sqlite3.Error as error:
-            raise DBAPIError("PRAGMA journal_mode", None, error) from error
         finally:
             connection.close()
 

@@ -198,9 +198,8 @@ def migrate(connection: sa.Connection, migrations: Sequence[Sequence[str]] = MIG
     return len(migrations) - version
 
 
-def _packed(value: object) -> str:
-    """Return JSON for a column; the caller has checked that numbers are finite."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+# One encoder for all rows: json.dumps with options makes a new one at each call.
+_packed = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def conversation_row(value: Conversation) -> dict[str, Any]:

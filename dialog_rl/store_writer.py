@@ -10,11 +10,12 @@ its neighbours down: the group is then done again with a savepoint around each w
 
 import logging
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -75,10 +76,15 @@ class Write:
         self.done.set()
 
 
-def store_error(error: DBAPIError, where: str) -> StoreError:
-    """Return a database's error as one line that says what to do."""
-    name = getattr(error.orig, "sqlite_errorname", None) or ""
-    state = getattr(error.orig, "sqlstate", None) or ""
+DATABASE_ERRORS: Final = (DBAPIError, sqlite3.Error)
+"""What a database raises; sqlite3's own come unwrapped while a connection is set up."""
+
+
+def store_error(error: Exception, where: str) -> StoreError:
+    """Return one of ``DATABASE_ERRORS`` as one line that says what to do."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    name = getattr(original, "sqlite_errorname", None) or ""
+    state = getattr(original, "sqlstate", None) or ""
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or state == "55P03":
         return StoreBusy(
             f"{where} is held by another program; nothing was saved by this request: try again, "
@@ -98,7 +104,7 @@ def store_error(error: DBAPIError, where: str) -> StoreError:
         return StoreError(f"{where} is no SQLite database: name another file")
     if name.startswith("SQLITE_CORRUPT"):
         return StoreError(f"{where} is damaged: restore a backup made with `dialog-rl backup`")
-    text = " ".join(str(error.orig).split())
+    text = " ".join(str(original).split())
     return StoreError(f"{where} cannot be used: {text}")
 
 
@@ -183,7 +189,7 @@ class GroupCommitWriter:
             try:
                 with self._engine.begin() as connection:
                     failed = self._apply(connection, batch)
-            except DBAPIError as error:
+            except DATABASE_ERRORS as error:
                 reason = store_error(error, self._where)
                 now = time.monotonic()
                 busy = isinstance(reason, StoreBusy)
