@@ -5,6 +5,7 @@ digest of its content, so importing a file twice adds nothing. An export is one 
 the store, however many people rate meanwhile, and appears under its name only when it is complete.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -167,7 +168,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
             continue
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
-        if raw.strip():
+        if raw := raw.strip():
             yield number, raw
 
 
@@ -235,5 +236,6 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> int:
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return count
