@@ -1,0 +1,208 @@
+"""PPO on a tiny random model: it learns, resumes to the bit, survives bad rewards, stops itself."""
+
+import math
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from dialog_rl.config import TrainSettings
+from dialog_rl.errors import TrainingError
+from dialog_rl.policy import Policy
+from dialog_rl.rollout import TrainingPrompt
+from dialog_rl.train.actor import Actor
+from dialog_rl.train.ppo import DialogPPOTrainer
+from reward_models.composite import CompositeReward
+from tests.fakes import byte_tokenizer, tiny_model
+
+SMALL = {
+    "total_episodes": 64,
+    "batch_size": 16,
+    "num_mini_batches": 2,
+    "num_ppo_epochs": 2,
+    "response_length": 6,
+    "temperature": 1.0,
+    "learning_rate": 5e-3,
+    "lora_r": 4,
+    "max_seconds": 1e6,
+    "missing_eos_penalty": 0.0,
+    "save_steps": 1,
+    "dtype": "float32",
+}
+
+
+def low_bytes(prompts, completions, **columns):
+    """Share of letters a-m among the reply's characters."""
+    return [
+        sum("a" <= c <= "m" for c in x[0]["content"]) / max(1, len(x[0]["content"]))
+        for x in completions
+    ]
+
+
+class Recorder(TrainerCallback):
+    """Keeps what is logged; raises where a kill is wanted."""
+
+    def __init__(self, die_at=None):
+        self.logs, self.die_at = [], die_at
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append(dict(logs))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.die_at:
+            raise KeyboardInterrupt
+
+
+def make(folder, reward=low_bytes, callbacks=None, **changes):
+    torch.set_num_threads(1)
+    tokenizer = byte_tokenizer()
+    policy = Policy(
+        tiny_model(len(tokenizer), layers=2, end_id=tokenizer.eos_token_id), tokenizer, name="t"
+    )
+    settings = TrainSettings(**{**SMALL, **changes})
+    sampling = settings.rollout_sampling()
+
+    def sampler(prompts, seeds, model):
+        return policy.generate(prompts, sampling, seeds, model=model)
+
+    texts = ["one", "two words", "three", "a longer fourth prompt", "five"]
+    prompts = [
+        TrainingPrompt(
+            messages=({"role": "user", "content": t},), ids=tuple(tokenizer(t)["input_ids"])
+        )
+        for t in texts
+    ]
+    return DialogPPOTrainer(
+        actor=Actor(policy.model, lora_r=settings.lora_r, lora_layers="all", seed=settings.seed),
+        tokenizer=tokenizer,
+        prompts=prompts,
+        sampler=sampler,
+        reward=CompositeReward([("letters", reward, 1.0)]),
+        settings=settings,
+        folder=folder,
+        callbacks=callbacks,
+    )
+
+
+def weights(trainer):
+    return {n: t.clone() for n, t in trainer.actor.tensors().items()}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_reward_rises_on_a_toy_task(tmp_path, seed):
+    seen = Recorder()
+    trainer = make(
+        tmp_path,
+        callbacks=[seen],
+        seed=seed,
+        total_episodes=480,
+        batch_size=32,
+        kl_coef=0.0,
+        kl_target=0.0,
+        save_steps=100,
+        learning_rate=0.02,
+        max_kl=1000.0,
+    )
+    trainer.train()
+    scores = [log["objective/scores"] for log in seen.logs]
+    first, last = sum(scores[:3]) / 3, sum(scores[-3:]) / 3
+    assert last > first + 0.3
+    assert seen.logs[0]["objective/kl"] == 0.0
+    assert seen.logs[0]["rewards/letters/mean"] == pytest.approx(scores[0])
+
+
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_killed_and_resumed_gives_the_same_weights_to_the_bit(tmp_path, killed_after):
+    whole = make(tmp_path / "whole")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "cut", callbacks=[Recorder(die_at=killed_after)], save_steps=2).train()
+    resumed = make(tmp_path / "cut", save_steps=2)
+    resumed.train(resume_from_checkpoint=True)
+    expected = weights(whole)
+    assert all(torch.equal(t, expected[n]) for n, t in weights(resumed).items())
+    assert resumed.progress.kl_coef == whole.progress.kl_coef
+    names = {p.name for p in (tmp_path / "cut").rglob("*") if p.is_file()}
+    assert names == {"CURRENT", "state.json", "state.safetensors"}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
+    runs = []
+    for k, seed in enumerate((5, 5, 6)):
+        trainer = make(tmp_path / str(k), seed=seed, total_episodes=32)
+        trainer.train()
+        runs.append(weights(trainer))
+    assert all(torch.equal(t, runs[1][n]) for n, t in runs[0].items())
+    assert any(not torch.equal(t, runs[2][n]) for n, t in runs[0].items())
+
+
+def test_optimizer_steps_are_epochs_times_minibatches_times_updates(tmp_path):
+    trainer = make(tmp_path, total_episodes=32, num_ppo_epochs=3, num_mini_batches=4)
+    trainer.train()
+    steps = {int(s["step"]) for s in trainer.optimizer.state_dict()["state"].values()}
+    assert steps == {2 * 3 * 4}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30, None])
+def test_one_bad_reward_is_left_out_and_counted(tmp_path, bad):
+    def broken(prompts, completions, **columns):
+        scores = low_bytes(prompts, completions)
+        if len(scores) > 1:
+            scores[3] = bad
+        return scores
+
+    trainer = make(tmp_path, broken, total_episodes=32)
+    trainer.train()
+    assert trainer.progress.dropped == 2
+    assert all(bool(t.isfinite().all()) for t in weights(trainer).values())
+
+
+def test_all_rewards_bad_stops_the_run_and_leaves_the_checkpoint_whole(tmp_path):
+    calls = []
+
+    def breaks_later(prompts, completions, **columns):
+        calls.append(1)
+        return low_bytes(prompts, completions) if len(calls) < 3 else [math.nan] * len(completions)
+
+    with pytest.raises(TrainingError, match="no reward gave a finite score to any of 16 replies"):
+        make(tmp_path, breaks_later).train()
+    resumed = make(tmp_path)
+    resumed.load()
+    assert resumed.progress.update == 2
+    assert all(bool(t.isfinite().all()) for t in weights(resumed).values())
+
+
+def test_a_reward_that_is_the_same_for_every_reply_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(TrainingError, match=r"all 16 first replies got the same reward \(1\)"):
+        make(tmp_path, lambda prompts, completions, **c: [1.0] * len(completions)).train()
+
+
+def test_a_run_that_diverges_stops_and_goes_back_to_the_last_good_state(tmp_path):
+    trainer = make(tmp_path, learning_rate=0.05, max_kl=0.5, total_episodes=640, kl_coef=0.0)
+    result = trainer.train()
+    assert result.stopped is not None
+    assert "max_kl is 0.5" in result.stopped
+    assert result.updates == trainer.progress.update < 40
+    rolled_back = make(tmp_path)
+    rolled_back.load()
+    expected = weights(rolled_back)
+    assert all(torch.equal(t, expected[n]) for n, t in weights(trainer).items())
+
+
+def test_gradients_are_clipped_to_max_grad_norm(tmp_path):
+    trainer = make(tmp_path, max_grad_norm=1e-3, total_episodes=16)
+    seen = []
+    trainer.optimizer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.append(
+            math.sqrt(
+                sum(
+                    float(p.grad.square().sum())
+                    for g in optimizer.param_groups
+                    for p in g["params"]
+                )
+            )
+        )
+    )
+    trainer.train()
+    assert len(seen) == 4
+    assert all(norm <= 1e-3 * 1.001 for norm in seen)
