@@ -134,7 +134,8 @@ class Actor:
             if any("lora_" in n for n, _ in layer.named_modules())
         ]
         first = min(adapted, default=0)
-        self._top, self._first = self._backbone, layers[first]
+        self._top: nn.Module = self._backbone
+        self._first = layers[first]
         kinds = getattr(self._backbone.config, "layer_types", None)  # transformers': full, sliding
         if first == 0 or (kinds and kinds[first:] != kinds[: len(kinds) - first]):
             return 0
