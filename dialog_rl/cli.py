@@ -121,7 +121,7 @@ def evaluate(
 ) -> int:
     """Judge one adapter against another on held-out feedback and fresh replies."""
     settings = build(GateSettings, flags)
-    from dialog_rl.gate import judge_versions
+    from dialog_rl.gate_command import judge_versions
 
     verdict = judge_versions(
         home=home,

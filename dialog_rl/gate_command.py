@@ -1,0 +1,100 @@
+"""What ``dialog-rl eval`` does: judge one registered version against another on the store.
+
+Held out is every judgement of a conversation the candidate was not trained on. A run records the
+conversations it trained on in the adapter's lineage (``trained_on``); conversations that came later
+are held out too. An adapter from elsewhere has no such list: then the usual split is made, and the
+verdict is only as honest as that split was kept.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dialog_rl.config import GateSettings
+from dialog_rl.conversation import BASE_VERSION
+from dialog_rl.errors import ConfigError
+from dialog_rl.verdict import Verdict
+from reward_models.base import Judgement
+
+if TYPE_CHECKING:
+    from dialog_rl.gate import Progress
+
+
+def held_out(judgements: Sequence[Judgement], lineage: dict[str, Any]) -> list[Judgement]:
+    """Judgements that a version of this lineage was not trained on."""
+    from dialog_rl.corpus import split_judgements
+
+    if "trained_on" in lineage:
+        seen = set(lineage["trained_on"])
+        return [j for j in judgements if j.group not in seen]
+    settings = lineage.get("settings", {})
+    return split_judgements(
+        judgements,
+        test_fraction=settings.get("test_fraction", 0.3),
+        seed=settings.get("seed", 0),
+    )[1]
+
+
+def judge_versions(
+    *,
+    home: Path,
+    model_name_or_path: str | None,
+    candidate: str,
+    incumbent: str | None,
+    settings: GateSettings,
+    progress: "Progress | None" = None,
+) -> Verdict:
+    """Judge a registered version against another and keep the verdict beside it.
+
+    Args:
+        home: folder with the store and the registry.
+        model_name_or_path: base model; the bundled one if None.
+        candidate: version to judge.
+        incumbent: version to beat; the one in service if None.
+        settings: what is asked.
+        progress: called with the share done and what is being done.
+
+    Returns:
+        The verdict; also in ``<home>/verdicts/<candidate>-against-<incumbent>/``.
+
+    Raises:
+        ConfigError: both are the same version.
+        RegistryError: there is no such version.
+        PolicyError: the model or an adapter cannot be loaded.
+    """
+    from dialog_rl.registry import AdapterRegistry
+
+    registry = AdapterRegistry(home)
+    incumbent = incumbent or registry.current()
+    if candidate == incumbent:
+        raise ConfigError(
+            f"candidate and incumbent are both {candidate}; name another one with --incumbent"
+        )
+    folders = {v: registry.path(v) for v in (candidate, incumbent) if v != BASE_VERSION}
+    lineage = {} if candidate == BASE_VERSION else registry.info(candidate).lineage
+
+    from dialog_rl.corpus import judgements
+    from dialog_rl.gate import judge
+    from dialog_rl.manager import DialogManager
+    from dialog_rl.policy import Policy
+    from dialog_rl.store import FeedbackStore
+
+    store = FeedbackStore(home / "feedback.db")
+    try:
+        rated = held_out(judgements(store), lineage)
+    finally:
+        store.close()
+    policy = Policy.load(model_name_or_path)
+    for version, folder in folders.items():
+        policy.add_version(version, folder)
+    verdict = judge(
+        DialogManager(policy),
+        candidate,
+        incumbent,
+        rated,
+        settings,
+        reward_beats_chance=lineage.get("reward_beats_chance"),
+        progress=progress,
+    )
+    verdict.write(home / "verdicts" / f"{candidate}-against-{incumbent}")
+    return verdict
