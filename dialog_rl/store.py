@@ -28,6 +28,7 @@ from dialog_rl.store_schema import (
     conversations,
     event_row,
     events,
+    is_current,
     migrate,
     replies,
     reply_row,
@@ -40,6 +41,7 @@ from dialog_rl.store_writer import (
     Choose,
     GroupCommitWriter,
     Insert,
+    be_the_only_writer,
     store_error,
 )
 
@@ -65,7 +67,7 @@ class FeedbackStore:
         write_engine = _engine(url, self._where, writing=True)
         self._read_engine = _engine(url, self._where, writing=False)
         try:
-            _prepare(write_engine, self._where, busy_timeout_s)
+            _prepare(write_engine, self._read_engine, self._where, busy_timeout_s)
         except StoreError:
             write_engine.dispose()
             self._read_engine.dispose()
@@ -346,7 +348,7 @@ def _engine(url: sa.URL, where: str, *, writing: bool) -> sa.Engine:
     return engine
 
 
-def _prepare(engine: sa.Engine, where: str, busy_timeout_s: float) -> None:
+def _prepare(engine: sa.Engine, read_engine: sa.Engine, where: str, busy_timeout_s: float) -> None:
     """Switch SQLite to its write-ahead log and bring the schema up to date."""
     deadline = time.monotonic() + busy_timeout_s
 
@@ -368,7 +370,11 @@ def _prepare(engine: sa.Engine, where: str, busy_timeout_s: float) -> None:
             connection.close()
 
     def upgrade() -> None:
+        with read_engine.begin() as connection:
+            if is_current(connection):
+                return
         with engine.begin() as connection:
+            be_the_only_writer(connection)
             migrate(connection)
 
     if engine.dialect.name == "sqlite":

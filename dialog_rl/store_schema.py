@@ -171,6 +171,25 @@ def schema_version(connection: sa.Connection) -> int:
     return int(found or 0)
 
 
+def is_current(connection: sa.Connection) -> bool:
+    """Say whether the database has the newest version of the schema; needs no lock to tell.
+
+    Raises:
+        StoreError: the database was written by a newer dialog_rl.
+    """
+    return _checked_version(connection, MIGRATIONS) == len(MIGRATIONS)
+
+
+def _checked_version(connection: sa.Connection, migrations: Sequence[Sequence[str]]) -> int:
+    version = schema_version(connection)
+    if version > len(migrations):
+        raise StoreError(
+            f"the feedback store has schema {version}, this dialog_rl knows {len(migrations)}: "
+            "upgrade dialog_rl, or use another --home"
+        )
+    return version
+
+
 def migrate(connection: sa.Connection, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> int:
     """Bring the database to the newest version inside the caller's transaction.
 
@@ -180,12 +199,7 @@ def migrate(connection: sa.Connection, migrations: Sequence[Sequence[str]] = MIG
     Raises:
         StoreError: the database was written by a newer dialog_rl.
     """
-    version = schema_version(connection)
-    if version > len(migrations):
-        raise StoreError(
-            f"the feedback store has schema {version}, this dialog_rl knows {len(migrations)}: "
-            "upgrade dialog_rl, or use another --home"
-        )
+    version = _checked_version(connection, migrations)
     connection.exec_driver_sql(_VERSIONS)
     for number in range(version, len(migrations)):
         for statement in migrations[number]:

@@ -108,6 +108,13 @@ def store_error(error: Exception, where: str) -> StoreError:
     return StoreError(f"{where} cannot be used: {text}")
 
 
+def be_the_only_writer(connection: sa.Connection) -> None:
+    """Wait until no other process writes; SQLite's BEGIN IMMEDIATE has done so already."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(BUSY_SLICE_S * 1000)}")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+
+
 class GroupCommitWriter:
     """Owns the only connection that writes; see the module's docstring."""
 
@@ -204,9 +211,7 @@ class GroupCommitWriter:
 
     def _apply(self, connection: sa.Connection, batch: list[Write]) -> dict[int, Exception]:
         """Make the batch's changes; return what was refused, by the write's identity."""
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(BUSY_SLICE_S * 1000)}")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+        be_the_only_writer(connection)
         try:
             with connection.begin_nested():
                 _make(connection, batch)
