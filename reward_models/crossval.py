@@ -1,0 +1,95 @@
+"""How well scores rank held-out judgements: concordance with a bootstrap interval."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reward_models.evidence import SIGNALS, Evidence
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Out-of-fold scores of every judgement, shape (N,), and their loss (nats per judgement)."""
+
+    first: Tensor
+    second: Tensor
+    nll: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How often the score agrees with the people: 0.5 is chance, 1.0 always."""
+
+    value: float
+    low: float
+    high: float
+    by_signal: dict[str, float]
+
+
+def _pairs(evidence: Evidence, held: HeldOut, signal: str) -> tuple[Tensor, Tensor, Tensor]:
+    """List (worse judgement, better judgement, agreement 0, 0.5 or 1) of one signal.
+
+    For thumbs and stars these are all pairs with different ratings on one scale (so their mean is
+    the AUC); a vote or a correction is one pair with itself.
+    """
+    rows = evidence.mask(signal).nonzero()[:, 0]
+    if signal in ("choice", "correction"):
+        if signal == "choice":
+            rows = rows[evidence.value[rows] == 0.0]
+        gap = held.first[rows] - held.second[rows]
+        return rows, rows, (gap.sign() + 1) / 2
+    rating = evidence.value[rows] if signal == "thumb" else evidence.level[rows].double()
+    scale = evidence.scale[rows]
+    better = (rating[:, None] < rating[None, :]) & (scale[:, None] == scale[None, :])
+    low, high = better.nonzero(as_tuple=True)
+    gap = held.first[rows[high]] - held.first[rows[low]]
+    return rows[low], rows[high], (gap.sign() + 1) / 2
+
+
+def ranking(
+    evidence: Evidence, held: HeldOut, *, draws: int = 400, seed: int = 0, level: float = 0.95
+) -> Ranking:
+    """Agreement of held-out scores with the judgements, signals weighted by their number.
+
+    The interval is a bootstrap over groups (conversations). Corrections count only when there is
+    nothing else, because an edit can be told from a model's reply by its style alone.
+
+    Args:
+        evidence: The judgements.
+        held: Their out-of-fold scores.
+        draws: Bootstrap resamples.
+        seed: Of the resampling.
+        level: Of the interval.
+    """
+    names = {name: i for i, name in enumerate(dict.fromkeys(evidence.groups))}
+    group = torch.tensor([names[g] for g in evidence.groups], dtype=torch.long)
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(names), (draws, len(names)), generator=generator)
+    times = torch.zeros(draws, len(names)).scatter_add_(1, picks, torch.ones_like(picks).float())
+    by_signal: dict[str, float] = {}
+    parts: dict[str, tuple[Tensor, float]] = {}
+    for signal in SIGNALS:
+        low, high, agree = _pairs(evidence, held, signal)
+        if len(agree) < 1:
+            continue
+        if len(agree) > 200_000:
+            keep = torch.randperm(len(agree), generator=generator)[:200_000]
+            low, high, agree = low[keep], high[keep], agree[keep]
+        by_signal[signal] = float(agree.mean())
+        values = torch.empty(draws)
+        for draw in range(draws):
+            weight = times[draw][group[low]]
+            weight = weight if low is high else weight * times[draw][group[high]]
+            total = weight.sum()
+            values[draw] = (weight * agree).sum() / total if total > 0 else by_signal[signal]
+        parts[signal] = (values, float(evidence.mask(signal).sum()))
+    counted = {s: p for s, p in parts.items() if s != "correction"} or parts
+    if not counted:
+        return Ranking(0.5, 0.0, 1.0, {})
+    mass = sum(n for _, n in counted.values())
+    value = sum(by_signal[s] * n for s, (_, n) in counted.items()) / mass
+    resampled = torch.stack([v * (n / mass) for v, n in counted.values()]).sum(0)
+    tail = (1 - level) / 2
+    low_, high_ = torch.quantile(resampled, torch.tensor([tail, 1 - tail])).tolist()
+    return Ranking(value, low_, high_, by_signal)

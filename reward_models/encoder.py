@@ -1,0 +1,169 @@
+"""A language model as a reader: what its hidden states say about a reply.
+
+Any Hugging Face causal LM or encoder. The reply is read after the end of the conversation (its last
+message by default), and its token states are averaged at two depths. The context beyond that is
+left to :mod:`reward_models.textual`, which costs a thousandth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reward_models.base import Message
+from reward_models.chat_template import render_ids, render_reply_ids
+from reward_models.errors import RewardError
+
+Ids = tuple[list[int], int]
+"""Token ids of context and reply, and where the reply begins."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded model with its tokenizer, shared with whoever else uses it; never changed here."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    """Where it can be loaded from again, or its identity."""
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, *, dtype: str = "float32") -> "Backbone":
+        """Load a causal LM or, failing that, an encoder. Weights in safetensors only.
+
+        Raises:
+            RewardError: it cannot be loaded; says why.
+        """
+        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+            names = config.architectures or [""]
+            kind = AutoModelForCausalLM if "CausalLM" in names[0] else AutoModel
+            model = kind.from_pretrained(
+                name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RewardError(
+                f"cannot load {str(name_or_path)!r} as a reward backbone: {reason}; give a folder "
+                "or Hub id of a transformers model with safetensors weights"
+            ) from error
+        return cls(model.eval().requires_grad_(False), tokenizer, str(name_or_path))
+
+
+def _trunk(model: nn.Module) -> nn.Module:
+    """Return the model without its language-model head."""
+    prefix = getattr(model, "base_model_prefix", "")
+    inner = getattr(model, prefix, None) if prefix else None
+    return inner if isinstance(inner, nn.Module) else model
+
+
+class Reader:
+    """Reads replies with a backbone and returns pooled hidden states."""
+
+    def __init__(
+        self, backbone: Backbone, *, context_tokens: int = 48, reply_tokens: int = 128
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            backbone: The model.
+            context_tokens: How many tokens of the conversation's end are read before the reply.
+            reply_tokens: Longest reply read; the rest is left out.
+        """
+        self.backbone = backbone
+        self.context_tokens = context_tokens
+        self.reply_tokens = reply_tokens
+        self._trunk = _trunk(backbone.model)
+
+    def ids(self, prompt: Sequence[Message], reply: str) -> Ids:
+        """Token ids: the end of the conversation, then the reply with its end token."""
+        tokenizer = self.backbone.tokenizer
+        if tokenizer.chat_template:
+            last = [m for m in prompt if m["role"] != "system"][-1:]
+            context = render_ids(tokenizer, last) if last else []
+            answer = render_reply_ids(tokenizer, reply)
+            if len(answer) > self.reply_tokens:
+                answer = [*answer[: self.reply_tokens - 1], answer[-1]]
+            context = context[-self.context_tokens :]
+            return context + answer, len(context)
+        return self._plain_ids(prompt, reply)
+
+    def _plain_ids(self, prompt: Sequence[Message], reply: str) -> Ids:
+        """Ids for a tokenizer without chat template: [CLS] conversation [SEP] reply [SEP]."""
+        tokenizer = self.backbone.tokenizer
+        text = "\n".join(f"{m['role']}: {m['content']}" for m in prompt if m["role"] != "system")
+
+        def encode(part: str) -> list[int]:
+            found: list[int] = tokenizer(
+                part, add_special_tokens=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
+            return found
+
+        ends = [t for t in (tokenizer.sep_token_id, tokenizer.eos_token_id) if t is not None][:1]
+        begin = [t for t in (tokenizer.cls_token_id, tokenizer.bos_token_id) if t is not None][:1]
+        context = begin + encode(text[-8 * self.context_tokens :])[-self.context_tokens :] + ends
+        answer = encode(reply[: 12 * self.reply_tokens])[: self.reply_tokens] + ends
+        return context + answer, len(context)
+
+    def pooled(self, rows: Sequence[Ids], *, batch_tokens: int = 4096) -> Tensor:
+        """Average the reply's token states, shape (B, 2 * hidden), without gradient.
+
+        Args:
+            rows: From :meth:`ids`.
+            batch_tokens: Padded tokens per forward pass.
+        """
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+        found: dict[int, Tensor] = {}
+        batch: list[int] = []
+        with torch.inference_mode():
+            for position, row in enumerate(order):
+                batch.append(row)
+                after = order[position + 1] if position + 1 < len(order) else None
+                width = len(rows[after][0]) if after is not None else 0
+                if after is None or width * (len(batch) + 1) > batch_tokens:
+                    states = self.states([rows[i] for i in batch])
+                    found.update(zip(batch, states.float().cpu(), strict=True))
+                    batch = []
+        width = 2 * self.width
+        return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.zeros(0, width)
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        size: int = self.backbone.model.config.hidden_size  # type: ignore[union-attr,assignment]
+        return size
+
+    def states(self, rows: Sequence[Ids], trunk: nn.Module | None = None) -> Tensor:
+        """Run one padded batch; mean over the reply tokens of the middle and the last layer.
+
+        Args:
+            rows: From :meth:`ids`.
+            trunk: Another module over the same weights (with an adapter); None is the backbone's.
+
+        Returns:
+            Shape (B, 2 * hidden).
+        """
+        device = next(self._trunk.parameters()).device
+        widest = max(1, *(len(ids) for ids, _ in rows)) if len(rows) > 1 else len(rows[0][0]) or 1
+        inputs = torch.zeros(len(rows), widest, dtype=torch.long)
+        mask, reply = torch.zeros(len(rows), widest), torch.zeros(len(rows), widest)
+        for row, (ids, begin) in enumerate(rows):
+            inputs[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+            mask[row, : len(ids)] = 1
+            reply[row, begin : len(ids)] = 1
+        output = (trunk or self._trunk)(
+            input_ids=inputs.to(device),
+            attention_mask=mask.long().to(device),
+            output_hidden_states=True,
+        )
+        layers = output.hidden_states
+        both = torch.cat([layers[len(layers) // 2], layers[-1]], dim=-1)
+        share = (reply / reply.sum(1, keepdim=True).clamp(min=1)).to(device, both.dtype)
+        pooled: Tensor = torch.einsum("bt,bth->bh", share, both)
+        return pooled

@@ -1,0 +1,62 @@
+"""From a prompt and a reply to the blocks of numbers that the learned reward is linear in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reward_models.encoder import Reader
+from reward_models.evidence import Item
+from reward_models.head import Blocks, Scaler
+from reward_models.textual import Lexicon, context_features, reply_features
+
+CONTEXT = "context"
+"""The block that depends on the conversation alone: it explains ratings, and is no reward."""
+
+SCALER_PARTS = ("mean", "spread", "low", "high", "norm")
+"""Fields of a Scaler, in order."""
+
+
+@dataclass
+class Featuriser:
+    """Turns (prompt, reply) items into scaled feature blocks."""
+
+    lexicon: Lexicon
+    scalers: dict[str, Scaler]
+    reader: Reader | None
+
+    def raw(self, items: Sequence[Item]) -> Blocks:
+        """Count and read: unscaled blocks, shape (M, D_block) each."""
+        blocks = {
+            "form": torch.tensor([reply_features(p, r) for p, r in items], dtype=torch.float64),
+            CONTEXT: torch.tensor([context_features(p) for p, _ in items], dtype=torch.float64),
+        }
+        if self.lexicon.vocabulary:
+            rows = [self.lexicon.row(reply) for _, reply in items]
+            blocks["terms"] = torch.tensor(rows, dtype=torch.float64)
+        if self.reader is not None:
+            reader = self.reader
+            blocks["hidden"] = reader.pooled([reader.ids(p, r) for p, r in items])
+        return blocks
+
+    def measure(self, raw: Blocks) -> None:
+        """Fit the scalers to the blocks of the rated replies."""
+        for name, block in raw.items():
+            self.scalers[name] = Scaler.of(block, binary=name == "terms")
+        squares = self.scalers["form"].standardise(raw["form"]).square()
+        self.scalers["squares"] = Scaler.of(squares)
+
+    def scaled(self, raw: Blocks) -> Blocks:
+        """Scale raw blocks and add the squares."""
+        blocks = {name: self.scalers[name](block) for name, block in raw.items()}
+        squares = self.scalers["form"].standardise(raw["form"]).square()
+        return {**blocks, "squares": self.scalers["squares"](squares)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Flatten the scalers for a safetensors file."""
+        return {
+            f"{name}.{part}": getattr(scaler, part)  # field names of a dataclass of ours
+            for name, scaler in self.scalers.items()
+            for part in SCALER_PARTS
+        }

@@ -1,0 +1,165 @@
+"""The linear head: from features to a score with an uncertainty, fitted to mixed judgements.
+
+Score r(x) = w . phi(x), with a Gaussian prior on w (ridge) of one strength per block of features,
+found by cross-validation. The mode is found by L-BFGS; around it the posterior is taken for
+Gaussian (Laplace), which gives each score a standard deviation that grows in directions that no
+rated reply has shown (MacKay 1992). Features are standardised and clipped to the range seen, and
+the score is bounded, so that a policy cannot be paid for walking off the data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reward_models.evidence import Evidence, RatingModel
+from reward_models.likelihood import curvature
+
+Blocks = dict[str, Tensor]
+"""Feature block name -> raw features, shape (M, D_block)."""
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Standardises one block, clips it to the range seen, and gives it mean squared norm one."""
+
+    mean: Tensor
+    spread: Tensor
+    """Standard deviation of each feature; infinite for a constant one, which then says nothing."""
+    low: Tensor
+    high: Tensor
+    norm: Tensor
+    """Scalar: root of the mean squared norm of the standardised block."""
+
+    @classmethod
+    def of(cls, raw: Tensor, *, binary: bool = False) -> "Scaler":
+        """Measure a block.
+
+        Args:
+            raw: Shape (M, D).
+            binary: Only centre, do not divide by the deviation, so that rare terms stay small.
+        """
+        raw = raw.double()
+        mean, deviation = raw.mean(0), raw.std(0, correction=0)
+        constant = deviation < 1e-6
+        spread = torch.where(constant, torch.inf, torch.ones_like(mean) if binary else deviation)
+        norm = (deviation / spread).square().sum().clamp(min=1e-12).sqrt()
+        edge = torch.tensor([0.005, 0.995], dtype=raw.dtype)
+        low, high = torch.quantile(raw, edge, dim=0)
+        return cls(mean, spread, low, high, norm)
+
+    def standardise(self, raw: Tensor) -> Tensor:
+        """Clip to the range seen and standardise, shape (B, D)."""
+        clipped = torch.minimum(torch.maximum(raw.double(), self.low), self.high)
+        return (clipped - self.mean) / self.spread
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Standardise and divide by the block's norm, shape (B, D)."""
+        return self.standardise(raw) / self.norm
+
+
+@dataclass
+class Fit:
+    """A fitted head in the scaled feature space."""
+
+    weight: Tensor
+    """Shape (D,)."""
+    rating: RatingModel
+    loss: float
+
+
+def fit_map(
+    design: Tensor,
+    evidence: Evidence,
+    *,
+    weights: Tensor | None = None,
+    start: Fit | None = None,
+    max_iter: int = 60,
+) -> Fit:
+    """Find the mode: minimise sum of losses + |w|^2 / 2 + the nuisance priors.
+
+    Args:
+        design: Scaled features of the items, shape (M, D), float64.
+        evidence: The judgements.
+        weights: Weight of each judgement, shape (N,); None is one each.
+        start: Where to begin.
+        max_iter: L-BFGS iterations.
+    """
+    weight = torch.zeros(design.shape[1], dtype=torch.float64) if start is None else start.weight
+    weight = weight.clone().requires_grad_()
+    rating = RatingModel.neutral(evidence) if start is None else start.rating
+    rating = RatingModel(*(t.detach().clone().requires_grad_() for t in rating.tensors()))
+    optimizer = torch.optim.LBFGS(
+        [weight, *rating.tensors()],
+        max_iter=max_iter,
+        history_size=10,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-7,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        scores = design @ weight
+        nll = rating.nll(evidence, scores[evidence.first], scores[evidence.second])
+        fit = (nll if weights is None else nll * weights).sum()
+        total: Tensor = fit + 0.5 * weight.square().sum() + rating.penalty()
+        torch.autograd.backward(total)
+        return total
+
+    final = optimizer.step(loss)  # type: ignore[no-untyped-call]
+    done = RatingModel(*(t.detach() for t in rating.tensors()))
+    return Fit(weight.detach(), done, float(final.detach()))
+
+
+def posterior_factor(design: Tensor, evidence: Evidence, fit: Fit) -> Tensor:
+    """Return F with Var[w . phi] = |F phi|^2: the inverse Cholesky factor of the Hessian, (D, D).
+
+    Args:
+        design: Scaled features of the items, shape (M, D).
+        evidence: The judgements.
+        fit: The mode.
+    """
+    with torch.no_grad():
+        scores = design @ fit.weight
+    first = scores[evidence.first].clone().requires_grad_()
+    second = scores[evidence.second].clone()
+    # Pair losses depend on the difference only, so the curvature by `first` is that by it.
+    curve = curvature(fit.rating.nll(evidence, first, second), first)
+    single = evidence.first == evidence.second
+    rows = design[evidence.first] - torch.where(single, 0.0, 1.0)[:, None] * design[evidence.second]
+    hessian = torch.eye(design.shape[1], dtype=torch.float64) + rows.T @ (curve[:, None] * rows)
+    lower = torch.linalg.cholesky(hessian)
+    eye = torch.eye(len(hessian), dtype=torch.float64)
+    factor: Tensor = torch.linalg.solve_triangular(lower, eye, upper=False)
+    return factor
+
+
+Strengths = dict[str, float]
+"""Block name -> prior standard deviation of its part of the score; 0 leaves the block out."""
+
+
+def assemble(blocks: Blocks, strengths: Strengths) -> Tensor:
+    """Put scaled blocks side by side, each times its strength; strength 0 leaves a block out."""
+    return torch.cat([blocks[name] * s for name, s in strengths.items() if s > 0], dim=1)
+
+
+def folds(groups: Sequence[str], count: int, seed: int) -> list[Tensor]:
+    """Split judgement numbers into folds of whole groups, sizes as even as they can be.
+
+    With fewer groups than two the judgements themselves are split.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    names = list(dict.fromkeys(groups))
+    keys: list[str] = list(groups) if len(names) > 1 else [str(i) for i in range(len(groups))]
+    names = list(dict.fromkeys(keys))
+    members: dict[str, list[int]] = {name: [] for name in names}
+    for row, key in enumerate(keys):
+        members[key].append(row)
+    order = [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
+    order.sort(key=lambda name: -len(members[name]))
+    bins: list[list[int]] = [[] for _ in range(min(count, len(names)))]
+    for name in order:
+        min(bins, key=len).extend(members[name])
+    return [torch.tensor(sorted(rows), dtype=torch.long) for rows in bins if rows]

@@ -1,0 +1,318 @@
+"""A reward learned from thumbs, stars, votes and corrections together.
+
+    model, report = LearnedReward.fit(judgements, backbone=Backbone.load("path/to/model"))
+    model.score(prompt, "Which day?")
+
+One score r(conversation, reply), linear in standardised features of four kinds: counts
+(:mod:`reward_models.textual`), their squares (for tastes with a middle), terms (a lexicon of the
+rated replies) and hidden states of a frozen backbone. Every signal has its likelihood
+(:mod:`reward_models.likelihood`); how far each kind of feature is trusted is found by
+cross-validation over conversations. The reward is the posterior mean less ``pessimism`` standard
+deviations, standardised and bounded, without the part that depends on the conversation alone.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from reward_models.base import Judgement, Message
+from reward_models.crossval import HeldOut, ranking
+from reward_models.dual import combine, held_out, kernels, search_strengths
+from reward_models.encoder import Backbone, Reader
+from reward_models.errors import RewardError
+from reward_models.evidence import Evidence, gather, require_enough
+from reward_models.features import CONTEXT, SCALER_PARTS, Featuriser
+from reward_models.head import (
+    Blocks,
+    Fit,
+    Scaler,
+    Strengths,
+    assemble,
+    fit_map,
+    folds,
+    posterior_factor,
+)
+from reward_models.rules import reply_text, words
+from reward_models.settings import RewardModelSettings, RewardReport
+from reward_models.textual import Lexicon
+
+Progress = Callable[[float, str], None]
+"""(share done from 0 to 1, what is being done)."""
+
+START: Strengths = {"form": 1.0, "squares": 0.4, "terms": 1.0, "hidden": 1.0, CONTEXT: 0.4}
+_WEIGHTS, _CARD = "reward.safetensors", "reward.json"
+_FORMAT = 1
+
+
+class LearnedReward:
+    """A fitted reward; call it like any TRL reward function."""
+
+    def __init__(
+        self,
+        featuriser: Featuriser,
+        strengths: Strengths,
+        tensors: dict[str, Tensor],
+        settings: RewardModelSettings,
+        report: RewardReport,
+    ) -> None:
+        """Put the parts together; use :meth:`fit` or :meth:`load` instead.
+
+        Args:
+            featuriser: Makes the features.
+            strengths: Of each block, in the order of the weight vector.
+            tensors: ``weight`` (D,), ``factor`` (D, D), ``centre`` and ``scale`` (scalars).
+            settings: As fitted.
+            report: As fitted.
+        """
+        self.__name__ = "learned"
+        self.featuriser = featuriser
+        self.strengths = strengths
+        self.tensors = tensors
+        self.settings = settings
+        self.report = report
+
+    @classmethod
+    def fit(
+        cls,
+        judgements: Sequence[Judgement],
+        *,
+        backbone: Backbone | str | Path | None = None,
+        settings: RewardModelSettings | None = None,
+        progress: Progress | None = None,
+    ) -> "tuple[LearnedReward, RewardReport]":
+        """Learn from judgements.
+
+        Args:
+            judgements: Of any signals together; unusable ones are set aside and counted.
+            backbone: The model that reads replies (the policy's own base, or any other); a name or
+                path is loaded; None learns from counts and terms alone.
+            settings: How.
+            progress: Called with the share done and a few words.
+
+        Raises:
+            NotEnoughFeedback: too few judgements, or all of one kind; counts what is missing.
+            RewardError: the backbone cannot be loaded.
+        """
+        began = time.perf_counter()
+        settings = settings or RewardModelSettings()
+        say = progress or (lambda share, text: None)
+        evidence = gather(judgements)
+        require_enough(evidence, settings.least, settings.least_contrast)
+        reader = _reader(backbone, settings)
+        lexicon = Lexicon.of((r for _, r in evidence.items), most=settings.lexicon)
+        featuriser = Featuriser(lexicon, {}, reader)
+        say(0.05, f"reading {len(evidence.items)} replies")
+        raw = featuriser.raw(evidence.items)
+        featuriser.measure(raw)
+        blocks = featuriser.scaled(raw)
+        say(0.4, "weighing the features")
+        strengths, held = _tune(blocks, evidence, settings)
+        say(0.8, "fitting and checking")
+        fit = fit_map(assemble(blocks, strengths), evidence)
+        tensors = _freeze(blocks, strengths, evidence, fit)
+        report = _report(evidence, fit, held, strengths, tensors, settings, featuriser, began)
+        say(1.0, f"agrees with {report.agreement:.0%} of held-out judgements")
+        return cls(featuriser, strengths, tensors, settings, report), report
+
+    def moments(
+        self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the score in logits, shape (B,) each, no context part.
+
+        Args:
+            prompts: B conversations.
+            replies: B replies.
+        """
+        items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
+        if not items:
+            return torch.zeros(0).double(), torch.zeros(0).double()
+        blocks = self.featuriser.scaled(self.featuriser.raw(items))
+        blocks[CONTEXT] = torch.zeros_like(blocks[CONTEXT])
+        design = assemble(blocks, self.strengths)
+        mean = design @ self.tensors["weight"]
+        spread = (design @ self.tensors["factor"].T).square().sum(1).sqrt()
+        return mean, spread
+
+    def logits(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
+        """Expected judgement in logits, the context's part included (for AUC over prompts)."""
+        items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
+        if not items:
+            return []
+        blocks = self.featuriser.scaled(self.featuriser.raw(items))
+        found: list[float] = (assemble(blocks, self.strengths) @ self.tensors["weight"]).tolist()
+        return found
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[Sequence[Message]],
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score B completions: about 0 for a usual reply, within plus or minus ``bound``."""
+        mean, spread = self.moments(prompts, [reply_text(c) for c in completions])
+        careful = mean - self.settings.pessimism * spread
+        standard = (careful - self.tensors["centre"]) / self.tensors["scale"]
+        bound = self.settings.bound
+        scores: list[float | None] = (bound * torch.tanh(standard / bound)).tolist()
+        return scores
+
+    def score(self, prompt: Sequence[Message], completion: str) -> float:
+        """Score one reply."""
+        found = self([prompt], [[{"role": "assistant", "content": completion}]])[0]
+        return 0.0 if found is None else found
+
+    def save(self, folder: Path) -> None:
+        """Write ``reward.safetensors`` and ``reward.json``.
+
+        Args:
+            folder: Made if missing.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        reader = self.featuriser.reader
+        tensors = {**self.tensors, **self.featuriser.tensors()}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / _WEIGHTS)
+        card = {
+            "format": _FORMAT,
+            "backbone": reader.backbone.name if reader else None,
+            "width": reader.width if reader else 0,
+            "lexicon": list(self.featuriser.lexicon.vocabulary),
+            "strengths": list(self.strengths.items()),
+            "settings": asdict(self.settings),
+            "report": json.loads(self.report.to_json()),
+        }
+        (folder / _CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, backbone: Backbone | str | Path | None = None
+    ) -> "LearnedReward":
+        """Read what :meth:`save` wrote.
+
+        Args:
+            folder: Where it is.
+            backbone: The backbone it was fitted with; None loads it from where it came.
+
+        Raises:
+            RewardError: a file is missing or damaged, or the backbone is another one.
+        """
+        try:
+            card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+            tensors = load_file(folder / _WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise RewardError(
+                f"{folder} holds no reward model: {error}; fit one with LearnedReward.fit"
+            ) from error
+        if card.get("format") != _FORMAT:
+            raise RewardError(
+                f"{folder} is a reward model of format {card.get('format')}, this version reads "
+                f"{_FORMAT}; fit it again"
+            )
+        settings = RewardModelSettings(**card["settings"])
+        reader = _reader(backbone or card["backbone"], settings) if card["backbone"] else None
+        if reader is not None and reader.width != card["width"]:
+            raise RewardError(
+                f"{folder} was fitted on {card['backbone']} with hidden size {card['width']}, the "
+                f"given backbone has {reader.width}; give the same backbone"
+            )
+        names = {key.split(".")[0] for key in tensors if "." in key}
+        scalers = {
+            name: Scaler(*(tensors.pop(f"{name}.{part}") for part in SCALER_PARTS))
+            for name in sorted(names)
+        }
+        featuriser = Featuriser(Lexicon(tuple(card["lexicon"])), scalers, reader)
+        report = RewardReport.from_dict(card["report"])
+        return cls(featuriser, dict(card["strengths"]), tensors, settings, report)
+
+
+def _reader(backbone: Backbone | str | Path | None, settings: RewardModelSettings) -> Reader | None:
+    if backbone is None:
+        return None
+    loaded = backbone if isinstance(backbone, Backbone) else Backbone.load(backbone)
+    return Reader(
+        loaded, context_tokens=settings.context_tokens, reply_tokens=settings.reply_tokens
+    )
+
+
+def _tune(
+    blocks: Blocks, evidence: Evidence, settings: RewardModelSettings
+) -> tuple[Strengths, HeldOut]:
+    """Weigh the blocks by cross-validation; returns also the held-out scores of the choice."""
+    strengths = {name: value for name, value in START.items() if name in blocks}
+    rating = fit_map(assemble(blocks, strengths), evidence).rating
+    parts = kernels(blocks, evidence)
+    total = len(evidence.groups)
+    if settings.search_rounds:
+        # Cost grows with the cube of the number; strengths hardly depend on it.
+        few = folds(evidence.groups, max(1, round(total / settings.search_most)), settings.seed)[0]
+        sample = evidence.part(few)
+        inner = folds(sample.groups, settings.folds, settings.seed)
+        cut = {name: part[few][:, few] for name, part in parts.items()}
+
+        def loss(trial: Strengths) -> float:
+            return held_out(combine(cut, trial), sample, rating, inner).nll
+
+        strengths, _ = search_strengths(strengths, loss, rounds=settings.search_rounds)
+    # Other folds than the ones the choice was made on, or it would flatter itself.
+    outer = folds(evidence.groups, settings.folds, settings.seed + 1)
+    return strengths, held_out(combine(parts, strengths), evidence, rating, outer)
+
+
+def _freeze(
+    blocks: Blocks, strengths: Strengths, evidence: Evidence, fit: Fit
+) -> dict[str, Tensor]:
+    """Collect what scoring needs; centre and scale are those of the careful score's mean part."""
+    design = assemble(blocks, strengths)
+    factor = posterior_factor(design, evidence, fit)
+    plain = {**blocks, CONTEXT: torch.zeros_like(blocks[CONTEXT])}
+    free = assemble(plain, strengths)
+    mean = free @ fit.weight
+    spread = (free @ factor.T).square().sum(1).sqrt()
+    return {
+        "weight": fit.weight,
+        "factor": factor,
+        "centre": mean.mean(),
+        "scale": mean.std().clamp(min=1e-3),
+        "mean_spread": spread.mean(),
+    }
+
+
+def _report(
+    evidence: Evidence,
+    fit: Fit,
+    held: HeldOut,
+    strengths: Strengths,
+    tensors: dict[str, Tensor],
+    settings: RewardModelSettings,
+    featuriser: Featuriser,
+    began: float,
+) -> RewardReport:
+    agreed = ranking(evidence, held, seed=settings.seed)
+    bias = fit.rating.rater_bias.tolist()
+    lengths = torch.tensor([math.log1p(len(words(reply))) for _, reply in evidence.items])
+    return RewardReport(
+        counts=evidence.counts(),
+        dropped=evidence.dropped,
+        raters=len(evidence.raters),
+        groups=len(set(evidence.groups)),
+        agreement=agreed.value,
+        agreement_low=agreed.low,
+        agreement_high=agreed.high,
+        by_signal=agreed.by_signal,
+        beats_chance=agreed.low > 0.5,
+        nll=held.nll,
+        strengths=strengths,
+        rater_bias=dict(zip(evidence.raters, bias, strict=True)),
+        length_correlation=0.0,
+        mean_words=float(torch.expm1(lengths).mean()),
+        spread=float(tensors["mean_spread"] / tensors["scale"]),
+        backbone=featuriser.reader.backbone.name if featuriser.reader else "none",
+        seconds=time.perf_counter() - began,
+    )

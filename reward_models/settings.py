@@ -1,0 +1,104 @@
+"""Settings of the learned reward, and the card that a fit comes with. Light: no torch."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from reward_models.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelSettings:
+    """How a reward model is fitted; the defaults are the ones measured in docs/decisions.md."""
+
+    least: int = 20
+    """Fewest judgements to learn from."""
+    least_contrast: int = 5
+    """Fewest judgements that tell good from bad (the rarer thumb, votes, corrections, ...)."""
+    folds: int = 5
+    """Parts of the cross-validation, by conversation."""
+    search_rounds: int = 3
+    """Passes of the search for how far each kind of feature is trusted; 0 keeps the start."""
+    search_most: int = 600
+    """Judgements used in that search, about; more are sampled by conversation."""
+    pessimism: float = 0.5
+    """Standard deviations taken off the mean score: what is uncertain is worth less."""
+    bound: float = 3.0
+    """Scores are standardised on the rated replies and squashed to within plus or minus this."""
+    lexicon: int = 400
+    """Most terms (words, pairs of words, marks) that are looked for; 0 looks for none."""
+    context_tokens: int = 48
+    """Tokens of the conversation's end that the backbone reads before the reply."""
+    reply_tokens: int = 128
+    """Longest reply that the backbone reads, in tokens."""
+    seed: int = 0
+    """Of folds and resampling."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: a value is out of range; names it.
+        """
+        limits = {
+            "least": (2, 1_000_000),
+            "least_contrast": (1, 1_000_000),
+            "folds": (2, 50),
+            "search_rounds": (0, 20),
+            "search_most": (20, 1_000_000),
+            "pessimism": (0, 10),
+            "bound": (0.1, 100),
+            "lexicon": (0, 20_000),
+            "context_tokens": (0, 4096),
+            "reply_tokens": (1, 4096),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)  # our own field names, from the table above
+            if not low <= value <= high:
+                raise ConfigError(f"{name} must be between {low} and {high}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardReport:
+    """The report card of a fit: what it was given and how well it tracks held-out judgements."""
+
+    counts: dict[str, int]
+    """Judgements used, per signal."""
+    dropped: dict[str, int]
+    """Reason -> judgements set aside."""
+    raters: int
+    groups: int
+    """Conversations."""
+    agreement: float
+    """Cross-validated agreement with people (AUC of thumbs and stars, accuracy of votes)."""
+    agreement_low: float
+    agreement_high: float
+    """Ends of the bootstrap 95 % interval over conversations."""
+    by_signal: dict[str, float]
+    beats_chance: bool
+    """Whether the interval lies above 0.5; PPO refuses a model that does not."""
+    nll: float
+    """Cross-validated loss, nats per judgement."""
+    strengths: dict[str, float]
+    """Prior standard deviation that each block of features got."""
+    rater_bias: dict[str, float]
+    """How generous each rater is, in logits."""
+    length_correlation: float
+    """Correlation of the score with log(1 + words) over the rated replies."""
+    mean_words: float
+    """Mean length of the rated replies, in words."""
+    spread: float
+    """Mean standard deviation of a score, in units of the scores' own."""
+    backbone: str
+    seconds: float
+    notes: tuple[str, ...] = field(default=())
+    """What was done about odd input, a sentence each."""
+
+    def to_json(self) -> str:
+        """Return the card as JSON."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "RewardReport":
+        """Rebuild a card from :meth:`to_json`'s object."""
+        return cls(**{**values, "notes": tuple(values["notes"])})
