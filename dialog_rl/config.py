@@ -130,6 +130,13 @@ class TrainSettings:
     sft_learning_rate: float = 3e-4
     """Peak learning rate of that stage."""
 
+    beta: float = 0.1
+    """Strength of the tie to the base model in kto and dpo."""
+    preference_epochs: int = 3
+    """Passes over the ratings in kto and dpo."""
+    preference_learning_rate: float = 3e-4
+    """Peak learning rate of kto and dpo."""
+
     reward_funcs: tuple[str, ...] = ("empty", "repetition")
     """Rule rewards added to the learned one; names as in reward_models.rules.RULES. Repeatable."""
     reward_weights: tuple[float, ...] = ()
@@ -248,6 +255,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("lora_alpha", 1e-3, 1e4),
     ("sft_epochs", 1, 100),
     ("sft_learning_rate", 1e-8, 1.0),
+    ("beta", 1e-4, 100.0),
+    ("preference_epochs", 1, 1000),
+    ("preference_learning_rate", 1e-8, 1.0),
     ("learned_reward_weight", 0.0, 1e3),
     ("total_episodes", 1, 10**9),
     ("max_seconds", 0.0, 1e9),

@@ -118,12 +118,16 @@ class Actor:
         self.value_head = nn.Linear(head.weight.shape[1], 1, device=base.device)
         nn.init.zeros_(self.value_head.weight)  # the mean of a standardised reward
         nn.init.zeros_(self.value_head.bias)
-        self._start = {n: p.detach().clone() for n, p in self.adapter_parameters().items()}
+        self.restart()
         self.frozen_layers = self._split()
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable tensors of the adapter by their module path."""
         return {n: p for n, p in self.policy.named_parameters() if "lora_" in n}
+
+    def restart(self) -> None:
+        """Make the adapter as it is now the reference."""
+        self._start = {n: p.detach().clone() for n, p in self.adapter_parameters().items()}
 
     def _split(self) -> int:
         """Cut the backbone below the lowest adapted layer; 0 where the cut would change results."""

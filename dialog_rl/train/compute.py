@@ -1,0 +1,50 @@
+"""Which arithmetic the training passes use on this machine: measured, not assumed.
+
+bfloat16 matrix products run many times faster than float32 on some processors (those with AMX, or
+a GPU) and slower on others; nothing but a measurement tells.
+"""
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+WORTH = 0.75
+"""bfloat16 must take less than this share of float32's time to be worth its rounding."""
+
+
+def choose_dtype(wanted: str, model: Any) -> str:
+    """Return ``float32`` or ``bfloat16`` for the passes of a float32 model.
+
+    Args:
+        wanted: ``auto`` measures both on a batch of 4 x 256 tokens; anything else is returned.
+        model: the base model; weights that are not float32 keep their own arithmetic.
+    """
+    if wanted != "auto":
+        return wanted
+    if model.dtype != torch.float32:
+        return "float32"  # no autocast: the weights' own type decides
+    ids = torch.zeros(4, 256, dtype=torch.long, device=model.device)
+    seconds = {}
+    for name in ("float32", "bfloat16"):
+        context = (
+            torch.autocast(model.device.type, torch.bfloat16)
+            if name == "bfloat16"
+            else nullcontext()
+        )
+        times = []
+        with torch.no_grad(), context:
+            for _ in range(4):
+                start = time.perf_counter()
+                model(input_ids=ids, use_cache=False, logits_to_keep=1)
+                if model.device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+        seconds[name] = min(times[1:])
+    return "bfloat16" if seconds["bfloat16"] < WORTH * seconds["float32"] else "float32"
+
+
+def autocast_dtype(name: str) -> torch.dtype | None:
+    """The autocast type of a chosen name; None for float32."""
+    return torch.bfloat16 if name == "bfloat16" else None

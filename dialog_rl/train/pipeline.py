@@ -1,0 +1,421 @@
+"""From the ratings in the store to a judged adapter, stage by stage. Run by ``dialog-rl train``.
+
+    snapshot   freeze the feedback, split it by conversation; the test part is for the verdict only
+    reward     fit the learned reward on the training part; refuse one that does not beat chance
+    sft        imitate approved and corrected replies
+    ppo        climb it from the logged prompts (or kto / dpo on the ratings themselves)
+    gate       register the candidate, compare it with the adapter in service, write the verdict
+
+Every stage leaves its result in the run's folder. A run that was killed goes on with the first
+stage whose result is missing (PPO: from its last checkpoint) and ends in the same bytes. The
+registry is not touched before the last stage.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from dialog_rl.config import GateSettings, TrainSettings
+from dialog_rl.conversation import BASE_VERSION, SamplingParams
+from dialog_rl.durable import write_json
+from dialog_rl.errors import DialogRLError, TrainingError
+from dialog_rl.gate import judge
+from dialog_rl.manager import DialogManager
+from dialog_rl.policy import Generation, Policy
+from dialog_rl.registry import AdapterRegistry
+from dialog_rl.rollout import TrainingPrompt
+from dialog_rl.runs import Run, create_run, open_run, training_lock
+from dialog_rl.train import sft
+from dialog_rl.train.actor import Actor
+from dialog_rl.train.compute import autocast_dtype, choose_dtype
+from dialog_rl.train.plots import draw_plots
+from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train.preference import train_dpo, train_kto
+from dialog_rl.train.reward import (
+    REWARD_FOLDER,
+    WeakReward,
+    build_reward,
+    describe,
+    fitted_beats_chance,
+    learned_reward,
+    require_better_than_chance,
+)
+from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
+from dialog_rl.verdict import Verdict, read_verdict
+
+Progress = Callable[[str, float, str], None]
+"""Called with the stage, the share of the whole run that is done, and a sentence."""
+SPANS = {"snapshot": (0.0, 0.03), "reward": (0.03, 0.13), "sft": (0.13, 0.2), "gate": (0.85, 1.0)}
+LEARN = (0.2, 0.85)
+"""Span of ppo, kto or dpo."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended."""
+
+    run_id: str
+    folder: Path
+    version: str | None
+    """The registered candidate; None if the run ended before there was one."""
+    ship: bool
+    promoted: bool
+    verdict: Verdict | None
+    message: str
+    """One plain sentence."""
+
+    def summary(self) -> str:
+        """Return a few lines for a terminal."""
+        lines = [self.message] if self.verdict is None else [self.verdict.summary(), self.message]
+        return "\n".join([*lines, f"run folder: {self.folder}"])
+
+
+def train(
+    settings: TrainSettings,
+    home: Path,
+    *,
+    model_name_or_path: str | None = None,
+    resume_run_id: str | None = None,
+    promote: bool = False,
+    progress: Progress | None = None,
+    show_progress: bool = True,
+) -> TrainResult:
+    """Train an adapter on the store's feedback and judge it.
+
+    Args:
+        settings: of a new run; a resumed run keeps those it was started with.
+        home: folder of store, registry and runs.
+        model_name_or_path: base model of a new run; None is the bundled one.
+        resume_run_id: an interrupted run to go on with.
+        promote: put the new adapter in service if the verdict is to ship.
+        progress: called as the run goes on.
+        show_progress: draw a progress bar on stderr.
+
+    Raises:
+        NotEnoughFeedback: too few ratings; says how many of what are missing.
+        TrainingError: another run is training here, or this one had to stop.
+        NotFound: there is no run to resume.
+        PolicyError: the model or the adapter in service cannot be loaded.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    run = open_run(home, resume_run_id) if resume_run_id else None
+    with training_lock(home, run.run_id if run else "starting"):
+        run = run or create_run(home, settings, model_name_or_path=model_name_or_path)
+        with tqdm(total=1.0, disable=None if show_progress else True, bar_format=_BAR) as bar:
+            work = _Work(home, run, _teller(run, bar, progress))
+            try:
+                return work.finish(promote)
+            except DialogRLError as error:
+                run.update_status(run.status().stage, 1.0, str(error), state="failed")
+                raise
+
+
+_BAR = "{desc:<8} {percentage:3.0f}%|{bar:24}| {elapsed} {postfix}"
+
+
+def _teller(run: Run, bar: Any, progress: Progress | None) -> Progress:
+    """One function that tells status.json, the bar and the caller."""
+
+    def tell(stage: str, share: float, message: str) -> None:
+        run.update_status(stage, share, message)
+        bar.set_description_str(stage, refresh=False)
+        bar.set_postfix_str(message, refresh=False)
+        bar.update(max(0.0, share - bar.n))
+        if progress is not None:
+            progress(stage, share, message)
+
+    return tell
+
+
+class _Work:
+    """One run from its folder: each stage reads what the one before left."""
+
+    def __init__(self, home: Path, run: Run, tell: Progress) -> None:
+        self.home, self.run, self.tell = home, run, tell
+        self.settings = run.settings()
+        self.registry = AdapterRegistry(home)
+        self.remarks: list[str] = []
+        """What the reader of the verdict should know about how the run went."""
+
+    def finish(self, promote: bool) -> TrainResult:
+        """Run all stages that are still to be done."""
+        settings, path = self.settings, self.run.path
+        started = time.monotonic()
+        self.stage("snapshot", 0.0, "reading the feedback")
+        data = freeze_data(self.home, path, settings)
+        if settings.num_threads is not None:
+            torch.set_num_threads(settings.num_threads)
+        self.policy = Policy.load(self.run.model_name_or_path())
+        self.head = self._head()
+        if not (path / "adapter").exists():
+            try:
+                self._learn(data)
+            except WeakReward as error:
+                return self._refuse(str(error))
+        verdict, version = self._judge(data)
+        draw_plots(self.run.metrics(), path / "plots")
+        promoted = promote and verdict.ship
+        if promoted:
+            self.registry.promote(version)
+        message = self._message(verdict.ship, version, promoted, time.monotonic() - started)
+        self.run.update_status(
+            "done", 1.0, message, state="finished", version=version, ship=verdict.ship
+        )
+        return TrainResult(
+            run_id=self.run.run_id,
+            folder=path,
+            version=version,
+            ship=verdict.ship,
+            promoted=promoted,
+            verdict=verdict,
+            message=message,
+        )
+
+    def stage(self, name: str, share: float, message: str) -> None:
+        """Tell where the run is; ``share`` is of this stage."""
+        low, high = SPANS.get(name, LEARN)
+        self.tell(name, low + share * (high - low), message)
+
+    def _head(self) -> dict[str, Any]:
+        """What a resumed run must not decide again: the incumbent and the arithmetic."""
+        file = self.run.path / "start.json"
+        if not file.exists():
+            incumbent = self.registry.current()
+            wanted = incumbent if self.settings.init_from == "incumbent" else BASE_VERSION
+            head = {
+                "incumbent": incumbent,
+                "init_from": wanted,
+                "dtype": choose_dtype(self.settings.dtype, self.policy.model),
+                "base_id": self.policy.base_id,
+            }
+            write_json(file, head)
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if found["base_id"] != self.policy.base_id:
+            raise TrainingError(
+                f"run {self.run.run_id} was started on {found['base_id']}, the model is now "
+                f"{self.policy.base_id}; start a new run"
+            )
+        return found
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def _learn(self, data: RunData) -> None:
+        """All stages up to the adapter in the run's folder."""
+        settings, head, path = self.settings, self.head, self.run.path
+        params = SamplingParams(max_new_tokens=settings.response_length)
+        examples = Examples(DialogManager(self.policy, params=params), settings.response_length)
+        actor = Actor(
+            self.policy.model,
+            lora_r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            lora_layers=settings.lora_layers,
+            init_adapter=(
+                None if head["init_from"] == BASE_VERSION else self.registry.path(head["init_from"])
+            ),
+            autocast_dtype=autocast_dtype(head["dtype"]),
+            seed=settings.seed,
+        )
+        if settings.algo == "ppo":
+            # Fitted first: a reward that cannot be learned should cost no further minute.
+            reward = self._reward(data)
+            self._sft(actor, examples, data, required=False)
+            self._ppo(actor, reward, examples.prompts(data.prompts))
+        elif settings.algo == "sft":
+            self._sft(actor, examples, data, required=True)
+        else:
+            self.stage(settings.algo, 0.0, "learning from the ratings themselves")
+            step, rows = (
+                (train_kto, examples.kto(data))
+                if settings.algo == "kto"
+                else (train_dpo, examples.dpo(data))
+            )
+            step(actor, self.policy, rows, settings, path / "checkpoints", self._logger("kto"))
+        if examples.left_out:
+            self.remarks.append(f"{examples.left_out} prompts or replies were too long to use")
+        beside = path / "adapter.tmp"
+        actor.save_adapter(beside)
+        beside.rename(path / "adapter")
+
+    def _logger(self, stage: str) -> Callable[[dict[str, float]], None]:
+        return lambda figures: self.run.log_metrics({"stage": stage, **figures})
+
+    def _sft(self, actor: Actor, examples: Examples, data: RunData, *, required: bool) -> None:
+        """Imitate approved replies, or load what this run has already learned from them."""
+        file = self.run.path / "sft.safetensors"
+        if not (self.settings.sft or required):
+            return
+        if not file.exists():
+            rows = examples.approved(data)
+            if len(rows) < sft.LEAST:
+                sft.require_examples(len(rows), required)
+                self.remarks.append(f"no SFT: only {len(rows)} approved or corrected replies")
+                return
+            self.stage("sft", 0.0, f"imitating {len(rows)} approved and corrected replies")
+            sft.imitate(actor, rows, self.settings, self._logger("sft"))
+            save_file({k: v.contiguous() for k, v in actor.tensors().items()}, f"{file}.tmp")
+            Path(f"{file}.tmp").rename(file)
+        actor.load_tensors(load_file(file))
+        actor.restart()
+
+    def _reward(self, data: RunData) -> Any:
+        """The composite reward; fits the learned part if it has a weight."""
+        settings = self.settings
+        if settings.learned_reward_weight == 0:
+            return build_reward(None, settings)
+        self.stage("reward", 0.0, f"learning what people like from {len(data.train)} judgements")
+        learned, report = learned_reward(
+            self.policy,
+            data.train,
+            settings,
+            self.run.path / REWARD_FOLDER,
+            lambda share, text: self.stage("reward", share, text),
+        )
+        require_better_than_chance(report, settings)
+        self.stage("reward", 1.0, describe(report))
+        return build_reward(learned, settings)
+
+    def _ppo(self, actor: Actor, reward: Any, prompts: list[TrainingPrompt]) -> None:
+        """PPO, from its last checkpoint if there is one."""
+        require_prompts(prompts)
+        sampling = self.settings.rollout_sampling()
+
+        def sampler(
+            prompts: Sequence[Sequence[int]], seeds: Sequence[int], model: nn.Module
+        ) -> list[Generation]:
+            return self.policy.generate(prompts, sampling, seeds, model=model)
+
+        trainer = DialogPPOTrainer(
+            actor=actor,
+            tokenizer=self.policy.tokenizer,
+            prompts=prompts,
+            sampler=sampler,
+            reward=reward,
+            settings=self.settings,
+            folder=self.run.path / "checkpoints",
+            callbacks=[_RunCallback(self)],
+        )
+        result = trainer.train(resume_from_checkpoint=True)
+        if result.stopped:
+            self.remarks.append(
+                f"PPO was stopped and rolled back to update {result.updates}: {result.stopped}"
+            )
+
+    # -- the verdict -------------------------------------------------------------------------------
+
+    def _judge(self, data: RunData) -> tuple[Verdict, str]:
+        """Register the candidate and let the gate speak, once."""
+        path, incumbent = self.run.path, self.head["incumbent"]
+        version = self._register(data)
+        if (path / "verdict.json").exists():
+            return read_verdict(path), version
+        self.stage("gate", 0.0, f"comparing {version} with {incumbent}")
+        self.policy.add_version(version, self.registry.path(version))
+        if incumbent != BASE_VERSION:
+            self.policy.add_version(incumbent, self.registry.path(incumbent))
+        verdict = judge(
+            DialogManager(self.policy),
+            version,
+            incumbent,
+            data.test,
+            GateSettings(seed=self.settings.seed),
+            reward_beats_chance=fitted_beats_chance(self.run.path / REWARD_FOLDER),
+            progress=lambda share, text: self.stage("gate", share, text),
+        )
+        verdict.write(path)
+        self.registry.set_verdict(version, verdict.to_json())
+        return verdict, version
+
+    def _register(self, data: RunData) -> str:
+        """Copy the adapter into the registry; a resumed run finds the version it made before."""
+        for known in self.registry.list():
+            if known.lineage.get("run_id") == self.run.run_id:
+                return known.version
+        return self.registry.register(
+            self.run.path / "adapter",
+            {
+                "base_id": self.policy.base_id,
+                "parent": self.head["init_from"],
+                "run_id": self.run.run_id,
+                "algo": self.settings.algo,
+                "feedback_sha256": data.feedback_sha256,
+                "trained_on": data.trained_on(),
+                "judgements": len(data.train),
+                "reward_beats_chance": fitted_beats_chance(self.run.path / REWARD_FOLDER),
+                "settings": asdict(self.settings),
+                "remarks": self.remarks,
+                "created_at": time.time(),
+            },
+        )
+
+    def _refuse(self, reason: str) -> TrainResult:
+        """End without a candidate: there was nothing to learn."""
+        incumbent = self.head["incumbent"]
+        verdict = Verdict(
+            ship=False,
+            reasons=(reason,),
+            candidate="none",
+            incumbent=incumbent,
+            base_id=self.policy.base_id,
+            measures=(),
+            created_at=time.time(),
+        )
+        verdict.write(self.run.path)
+        message = f"no adapter was trained; {incumbent} stays in service: {reason}"
+        self.run.update_status("done", 1.0, message, state="finished", ship=False)
+        return TrainResult(
+            run_id=self.run.run_id,
+            folder=self.run.path,
+            version=None,
+            ship=False,
+            promoted=False,
+            verdict=None,
+            message=message,
+        )
+
+    def _message(self, ship: bool, version: str, promoted: bool, seconds: float) -> str:
+        if promoted:
+            end = f"{version} is in service"
+        elif ship:
+            end = f"`dialog-rl adapters promote {version}` puts it in service"
+        else:
+            end = f"{self.head['incumbent']} stays in service"
+        remarks = "".join(f" ({r})" for r in self.remarks)
+        return f"{'ship' if ship else 'do not ship'} after {seconds:.0f} s: {end}{remarks}"
+
+
+class _RunCallback(TrainerCallback):
+    """Writes what PPO logs to the run's folder and tells where it is."""
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        """One record per update."""
+        if not logs:
+            return
+        work, settings = self._work, self._work.settings
+        work.run.log_metrics({"stage": "ppo", "step": state.global_step, **logs})
+        by_episodes = state.global_step / max(1, state.max_steps)
+        by_time = logs["seconds"] / settings.max_seconds if settings.max_seconds else 1.0
+        work.stage(
+            "ppo",
+            min(1.0, max(by_episodes, by_time)),
+            f"update {state.global_step}/{state.max_steps}: reward "
+            f"{logs['objective/scores']:+.2f}, KL {logs['objective/kl']:.1f}, "
+            f"{logs['completions/mean_length']:.0f} tokens",
+        )
+        with suppress(OSError):  # a plot that cannot be written must not stop the training
+            if state.global_step % 5 == 0:
+                draw_plots(work.run.metrics(), work.run.path / "plots")
