@@ -21,6 +21,9 @@ from dialog_rl.conversation import FinishReason, SamplingParams
 _TOP = 64
 """Tokens looked at first for top-p; the full sort is needed only when they hold too little mass."""
 
+_LEAVE_AT = 0.75
+"""Ended rows leave the batch when at most this share of it is still going."""
+
 
 class Runner(Protocol):
     """A model that decodes rows of different lengths together. ``Any`` is its own cache."""
@@ -139,30 +142,28 @@ def _decode_rows(
     u = torch.from_numpy(np.stack([uniforms(seed, limit) for seed in seeds])).to(logits.device)
     ids: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
-    alive = list(range(len(prompts)))
+    going = set(range(len(prompts)))
+    rows = list(range(len(prompts)))
     for step in range(limit):
-        drawn, scores = sample_from_logits(logits, u[alive, step], params.temperature, params.top_p)
-        stay = []
-        for position, (row, token, score) in enumerate(
-            zip(alive, drawn.tolist(), scores.tolist(), strict=True)
-        ):
-            ids[row].append(token)
-            logprobs[row].append(score)
-            ended[row] = token in end_ids
-            if not ended[row]:
-                stay.append(position)
-        if not stay or step + 1 == limit:
+        drawn, scores = sample_from_logits(logits, u[rows, step], params.temperature, params.top_p)
+        for row, token, score in zip(rows, drawn.tolist(), scores.tolist(), strict=True):
+            if row in going:
+                ids[row].append(token)
+                logprobs[row].append(score)
+                if token in end_ids:
+                    going.remove(row)
+        if not going or step + 1 == limit:
             break
-        if len(stay) < len(alive):
-            kept = torch.tensor(stay, device=logits.device)
-            runner.keep(cache, kept)
-            drawn = drawn[kept]
-            alive = [alive[position] for position in stay]
+        # Leaving copies the cache of those who stay, so rows leave several at a time.
+        if len(going) <= _LEAVE_AT * len(rows):
+            stay = torch.tensor([i for i, row in enumerate(rows) if row in going])
+            runner.keep(cache, stay.to(logits.device))
+            drawn = drawn[stay.to(logits.device)]
+            rows = [row for row in rows if row in going]
         logits = runner.step(cache, drawn)
     return [
-        Decoded(tuple(i), tuple(p), "stop" if e else "length")
-        for i, p, e in zip(ids, logprobs, ended, strict=True)
+        Decoded(tuple(i), tuple(p), "length" if row in going else "stop")
+        for row, (i, p) in enumerate(zip(ids, logprobs, strict=True))
     ]
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.errors import DataError, PolicyError
 from dialog_rl.policy import Generation, Policy, TokenStream
+from dialog_rl.precision import Precision
 from reward_models.base import Message
 from reward_models.chat_template import render_ids
 
@@ -187,10 +188,12 @@ class DialogManager:
         params: SamplingParams | None = None,
         version: str = BASE_VERSION,
         model: nn.Module | None = None,
+        precision: Precision = "weights",
     ) -> list[DraftReply]:
         """One sampled reply to each conversation, decoded together.
 
-        ``model`` is a live module (in training) that answers in place of ``version``.
+        ``model`` is a live module (in training) that answers in place of ``version``;
+        ``precision`` as in ``Policy.generate``.
 
         Raises:
             DataError: a conversation cannot be used.
@@ -199,7 +202,12 @@ class DialogManager:
         params = params or self.params
         prompts = [self.build_prompt(messages) for messages in conversations]
         generations = self.policy.generate(
-            [prompt.ids for prompt in prompts], params, seeds, version=version, model=model
+            [prompt.ids for prompt in prompts],
+            params,
+            seeds,
+            version=version,
+            model=model,
+            precision=precision,
         )
         return [
             DraftReply(prompt=p, generation=g, params=params, seed=s, version=version)

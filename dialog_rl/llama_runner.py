@@ -1,0 +1,251 @@
+"""A fast decoder for Llama-shaped models on CPU: what transformers computes, with less around it.
+
+A decode step of a small model through transformers' modules is mostly Python and small kernels.
+Here q, k, v and gate, up are one product each, bfloat16 weights are packed once, keys and values go
+into a preallocated cache, prompts are read without padding (rows of different length as one long
+row; attention alone looks at them apart), and equal prompts are read once.
+
+Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length, H heads, K key/value heads,
+G = H / K, D head width, E embedding width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_MAX_PARAMETERS = 1_000_000_000
+"""Above this the packed copy of the weights costs more memory than the speed is worth."""
+_CHUNK_TOKENS = 1024
+"""Prompt tokens read at a time: activations of so many tokens stay in the CPU's cache."""
+_FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM")
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+_Linear = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class _Cache:
+    """Keys and values; every row ends at the same slot, so a step writes one column."""
+
+    keys: list[Tensor]
+    """One per layer, [B, K, L, D]; slots before a row's first token are zero and masked."""
+    values: list[Tensor]
+    mask: Tensor
+    """[B, 1, 1, L]: -inf in a row's empty slots, else 0."""
+    lengths: Tensor
+    """Tokens so far per row, [B]."""
+    filled: int
+    """Slots in use."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    qkv: _Linear
+    output: _Linear
+    gate_up: _Linear
+    down: _Linear
+    attention_norm: Tensor
+    mlp_norm: Tensor
+
+
+class LlamaRunner:
+    """Decodes a Llama or Qwen2 model from packed copies of its weights."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        """Pack the weights.
+
+        Args:
+            model: one that ``supports`` accepts.
+            dtype: of the matrix products; sums, norms and probabilities are float32 throughout.
+        """
+        source: Any = model
+        config = source.config
+        self._dtype = dtype
+        self._heads: int = config.num_attention_heads
+        self._kv_heads: int = config.num_key_value_heads
+        self._width: int = source.model.layers[0].self_attn.head_dim
+        self._eps: float = config.rms_norm_eps
+        self._scale: float = source.model.layers[0].self_attn.scaling
+        self._rotary: Any = source.model.rotary_emb
+        self._embedding = source.model.embed_tokens.weight.detach()
+        self._norm = source.model.norm.weight.detach().float()
+        self._head = self._pack([source.lm_head])
+        self._layers = [
+            _Layer(
+                qkv=self._pack([b.self_attn.q_proj, b.self_attn.k_proj, b.self_attn.v_proj]),
+                output=self._pack([b.self_attn.o_proj]),
+                gate_up=self._pack([b.mlp.gate_proj, b.mlp.up_proj]),
+                down=self._pack([b.mlp.down_proj]),
+                attention_norm=b.input_layernorm.weight.detach().float(),
+                mlp_norm=b.post_attention_layernorm.weight.detach().float(),
+            )
+            for b in source.model.layers
+        ]
+        self._table = torch.empty(2, 0, self._width)
+
+    @staticmethod
+    def supports(model: nn.Module) -> bool:
+        """Whether this model has the shape this file knows."""
+        if type(model).__name__ not in _FAMILIES:
+            return False
+        source: Any = model
+        config = source.config
+        rope = (config.rope_parameters or {}).get("rope_type", "default")
+        return (
+            source.device.type == "cpu"
+            and config.hidden_act == "silu"
+            and rope in _ROPE_TYPES
+            and not getattr(config, "use_sliding_window", False)  # transformers': Qwen2 has it
+            and sum(p.numel() for p in model.parameters()) <= _MAX_PARAMETERS
+            and all(type(m) is nn.Linear for n, m in model.named_modules() if n.endswith("_proj"))
+        )
+
+    def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[_Cache, Tensor]:
+        """Read B prompts; return the cache and the logits [B, V] of each first new token."""
+        unique = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
+        lengths = [len(prompt) for prompt in unique]
+        filled = max(lengths)
+        self._grow_table(filled + new_tokens)
+        shape = (len(unique), self._kv_heads, filled + new_tokens, self._width)
+        empty = torch.arange(shape[2]) < (filled - torch.tensor(lengths))[:, None]
+        mask = torch.zeros(empty.shape, dtype=self._dtype).masked_fill_(empty, -torch.inf)
+        cache = _Cache(
+            [torch.zeros(shape, dtype=self._dtype) for _ in self._layers],
+            [torch.zeros(shape, dtype=self._dtype) for _ in self._layers],
+            mask[:, None, None],
+            torch.tensor(lengths),
+            filled,
+        )
+        last, begin = [], 0
+        while begin < len(unique):
+            end, tokens = begin + 1, lengths[begin]
+            while end < len(unique) and tokens + lengths[end] <= _CHUNK_TOKENS:
+                tokens += lengths[end]
+                end += 1
+            last.append(self._read(cache, begin, unique[begin:end]))
+            begin = end
+        logits = self._logits(torch.cat(last))
+        if len(unique) < len(prompts):
+            index = {prompt: row for row, prompt in enumerate(unique)}
+            rows = torch.tensor([index[tuple(prompt)] for prompt in prompts])
+            self.keep(cache, rows)
+            logits = logits[rows]
+        return cache, logits
+
+    def step(self, cache: _Cache, ids: Tensor) -> Tensor:
+        """Append one token per row, ids [B]; return the next logits [B, V]."""
+        rows = len(ids)
+        cos, sin = self._table[0, cache.lengths][:, None], self._table[1, cache.lengths][:, None]
+        slot, end = cache.filled, cache.filled + 1
+        mask = cache.mask[..., :end]
+        x = self._embedding[ids].float()
+        for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
+            q, k, v = self._project(layer, x, cos, sin)
+            keys[:, :, slot] = k
+            values[:, :, slot] = v
+            mixed = F.scaled_dot_product_attention(
+                q[:, :, None],
+                keys[:, :, :end],
+                values[:, :, :end],
+                attn_mask=mask,
+                scale=self._scale,
+                enable_gqa=True,
+            )
+            x = self._finish(layer, x, mixed.view(rows, -1))
+        cache.lengths = cache.lengths + 1
+        cache.filled = end
+        return self._logits(x)
+
+    def keep(self, cache: _Cache, rows: Tensor) -> None:
+        """Keep only these rows of the cache, in this order."""
+        cache.lengths, cache.mask = cache.lengths[rows], cache.mask[rows]
+        cache.keys = [keys[rows] for keys in cache.keys]
+        cache.values = [values[rows] for values in cache.values]
+
+    # -- one layer ---------------------------------------------------------------------------------
+
+    def _read(self, cache: _Cache, first: int, prompts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Read some prompts as one row of tokens; the last hidden state of each, [b, E]."""
+        lengths = [len(prompt) for prompt in prompts]
+        ids = torch.tensor([token for prompt in prompts for token in prompt])
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        cos, sin = self._table[0, positions][:, None], self._table[1, positions][:, None]
+        groups = self._heads // self._kv_heads
+        x: Tensor = self._embedding[ids].float()
+        for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
+            q, k, v = self._project(layer, x, cos, sin)
+            mixed, begin = [], 0
+            for row, length in enumerate(lengths):
+                span = slice(begin, begin + length)
+                own_k, own_v = k[span].transpose(0, 1), v[span].transpose(0, 1)
+                keys[first + row, :, cache.filled - length : cache.filled] = own_k
+                values[first + row, :, cache.filled - length : cache.filled] = own_v
+                attended = F.scaled_dot_product_attention(
+                    q[span].transpose(0, 1)[None],
+                    own_k.repeat_interleave(groups, 0)[None],
+                    own_v.repeat_interleave(groups, 0)[None],
+                    is_causal=True,
+                    scale=self._scale,
+                )
+                mixed.append(attended[0].transpose(0, 1).reshape(length, -1))
+                begin += length
+            x = self._finish(layer, x, torch.cat(mixed))
+        return x[torch.tensor(lengths).cumsum(0) - 1]
+
+    def _project(
+        self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries [T, H, D] and keys [T, K, D], and values [T, K, D]."""
+        normed = F.rms_norm(x, x.shape[-1:], layer.attention_norm, self._eps)
+        qkv = layer.qkv(normed).view(len(x), -1, self._width)
+        qk, v = qkv[:, : self._heads + self._kv_heads], qkv[:, self._heads + self._kv_heads :]
+        half = self._width // 2
+        turned = torch.cat((-qk[..., half:], qk[..., :half]), -1)
+        rotated = (qk * cos + turned * sin).to(self._dtype)
+        return rotated[:, : self._heads], rotated[:, self._heads :], v.to(self._dtype)
+
+    def _finish(self, layer: _Layer, x: Tensor, mixed: Tensor) -> Tensor:
+        """The attention's output and the gated feed-forward, each added to the stream [T, E]."""
+        x = x + layer.output(mixed)
+        normed = F.rms_norm(x, x.shape[-1:], layer.mlp_norm, self._eps)
+        gate, up = layer.gate_up(normed).chunk(2, -1)
+        return x + layer.down(F.silu(gate) * up)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps))
+
+    # -- weights -----------------------------------------------------------------------------------
+
+    def _pack(self, linears: Sequence[nn.Linear]) -> _Linear:
+        """One product for several linears over the same input; float32 comes out."""
+        dtype = self._dtype
+        weight = linears[0].weight.detach()
+        if len(linears) > 1:
+            weight = torch.cat([linear.weight.detach() for linear in linears])
+        weight, bias = weight.to(dtype), None
+        if linears[0].bias is not None:
+            bias = torch.cat([linear.bias.detach() for linear in linears]).to(dtype)
+        onednn: Any = torch.backends.mkldnn
+        if dtype != torch.bfloat16 or not onednn.is_available():
+            return lambda x: F.linear(x.to(dtype), weight, bias).float()
+        # oneDNN lays bfloat16 weights out anew at every call unless they are packed.
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        run = torch.ops.mkldnn._linear_pointwise
+
+        def product(x: Tensor) -> Tensor:
+            made = run(x.to(dtype), packed, bias, "none", [], "")
+            return cast(Tensor, made).float()
+
+        return product
+
+    def _grow_table(self, capacity: int) -> None:
+        """Cosines and sines of the rotary embedding for positions 0 to capacity, [2, L, D]."""
+        if self._table.shape[1] >= capacity:
+            return
+        length = max(capacity, 1024)
+        cos, sin = self._rotary(torch.zeros(1), torch.arange(length)[None])
+        self._table = torch.stack([cos[0], sin[0]]).float()

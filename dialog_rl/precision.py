@@ -1,0 +1,50 @@
+"""Which decoder and which number format: the fast path where the model's shape allows it."""
+
+import functools
+import time
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dialog_rl.decode import Runner, TransformersRunner
+from dialog_rl.llama_runner import LlamaRunner
+
+Precision = Literal["weights", "bfloat16", "auto"]
+"""Of the matrix products while decoding on CPU: as the weights are, bfloat16, or the faster one."""
+
+
+def make_runner(module: nn.Module, dtype: torch.dtype) -> Runner:
+    """The fastest decoder that knows this model; ``dtype`` is for the packed weights on CPU."""
+    if LlamaRunner.supports(module):
+        return LlamaRunner(module, dtype)
+    return TransformersRunner(module)
+
+
+def decode_dtype(weights: torch.dtype, precision: Precision) -> torch.dtype:
+    """The number format of the matrix products while decoding."""
+    if precision == "bfloat16" or (precision == "auto" and bfloat16_is_fast()):
+        return torch.bfloat16
+    return weights
+
+
+@functools.cache
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU multiplies matrices at least twice as fast in bfloat16, measured once.
+
+    With AMX it is about ten times as fast, with AVX-512 BF16 about twice, without either slower.
+    The best of a few tries counts, so that another busy process does not decide.
+    """
+    left, right = torch.randn(256, 512), torch.randn(512, 512)
+    best = {}
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            a, b = left.to(dtype), right.to(dtype)
+            seconds = []
+            for _ in range(8):
+                begin = time.perf_counter()
+                F.linear(a, b)
+                seconds.append(time.perf_counter() - begin)
+            best[dtype] = min(seconds)
+    return best[torch.float32] >= 2 * best[torch.bfloat16]
