@@ -9,10 +9,10 @@ signs of whole conversations at random: the p value is exact enough for 20 conve
 no assumption about scales. It must be at most 0.01; or at most 0.10 if the reward model also
 predicted the *training* ratings better than chance in its own cross-validation, which random
 ratings pass in at most 1 of 20 cases and independently of the held-out ones, so that random
-ratings ship about 1 candidate in 100 either way. Besides, fresh replies to held-out prompts must
-point the same way (a taste fitted on the held-out ratings alone likes the candidate's better), no
-guarded rule may fall, perplexity on the held-out corpus may not rise much, and replies may not
-explode, be cut or repeat themselves. Corrections are no evidence here: see ``evaluate.counted``.
+ratings ship about 1 candidate in 100 either way. Besides, none of the three views of the held-out
+ratings (log-ratio, traits, and a taste fitted on them alone that reads fresh replies) may speak
+against the candidate, no guarded rule may fall, perplexity on the held-out corpus may not rise
+much, and replies may not explode, be cut or repeat themselves. Corrections are no evidence here: see ``evaluate.counted``.
 
 ``judge`` is the gate itself; ``dialog-rl eval`` runs ``judge_versions`` (gate_command.py).
 """
@@ -273,22 +273,21 @@ def _people(
     return [
         _people_measure("agreement of ratings with the candidate's log-ratio (AUC)", fits),
         _people_measure("agreement of ratings with the traits it moved in (AUC)", trait_fits),
-        _people_measure(
-            "fresh replies preferred by a taste fitted on held-out ratings",
-            liked,
-            asked="more than half",
-            ok=liked.value > 0.5,
-        ),
+        _people_measure("fresh replies preferred by a taste fitted on held-out ratings", liked),
     ], evidence.p_value(settings.seed)
 
 
-def _people_measure(
-    name: str, found: Interval, *, asked: str = "", ok: bool | None = None
-) -> Measure:
+def _people_measure(name: str, found: Interval) -> Measure:
     return Measure(
-        group=PEOPLE, name=name, difference=found.value, low=found.low, high=found.high,
-        chance=0.5, asked=asked, ok=ok,
-    )  # fmt: skip
+        group=PEOPLE,
+        name=name,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        chance=0.5,
+        asked="must not lie below one half with its whole interval",
+        ok=not found.high < 0.5,
+    )
 
 
 def _log_ratios(

@@ -22,21 +22,7 @@ LENIENT = GateSettings(
     num_prompts=24, rule_margin=1.0, max_perplexity_rise=1e5, max_length_ratio=1e5, max_cut_rise=1.0
 )
 SHORT = SamplingParams(max_new_tokens=12, temperature=1.0)
-WORDS = [
-    "north",
-    "cheap",
-    "room",
-    "train",
-    "please",
-    "book",
-    "a",
-    "table",
-    "now",
-    "thanks",
-    "ok",
-    "which",
-    "price",
-]
+WORDS = ["north", "cheap", "room", "train", "please", "book", "a", "table", "now", "thanks", "ok"]
 DIALOGUES = [
     {
         "messages": [
