@@ -2,8 +2,9 @@
 
 ``judgements`` turns what counts now into the reward model's input; ``split_judgements`` keeps a
 conversation on one side; ``logged_prompts`` is what PPO answers afresh; ``snapshot`` freezes a copy
-with a digest for a run's lineage. ``export`` writes it for
-others, in our shape or TRL's columns; ``import_file`` is told in corpus_files.py.
+with a digest for a run's lineage. Each takes a store, or one ``store.snapshot()`` so that all see
+the same state. ``export`` writes it for others, in our shape or TRL's columns; ``import_file`` is
+told in corpus_files.py.
 """
 
 import hashlib
@@ -18,8 +19,7 @@ from dialog_rl.corpus_files import BadLine, ImportReport, import_file, write_lin
 from dialog_rl.corpus_formats import group_of
 from dialog_rl.errors import ConfigError, DataError
 from dialog_rl.feedback import FeedbackEvent
-from dialog_rl.store import FeedbackStore
-from dialog_rl.store_reader import StoreView
+from dialog_rl.store_reader import Readable, StoreView
 from reward_models.base import Judgement, Message, Signal, assistant_message
 
 __all__ = [
@@ -58,7 +58,7 @@ class LoggedPrompt:
     group: str
 
 
-def judgements(store: FeedbackStore) -> list[Judgement]:
+def judgements(store: Readable) -> list[Judgement]:
     """Return what counts now of thumbs, stars, choices and corrections, in the order it came.
 
     A choice between two equal replies and a correction that changes nothing say nothing and are
@@ -165,23 +165,24 @@ def approved(js: Iterable[Judgement]) -> list[tuple[tuple[Message, ...], str]]:
     return list(seen.values())
 
 
-def logged_prompts(store: FeedbackStore) -> list[LoggedPrompt]:
+def logged_prompts(store: Readable) -> list[LoggedPrompt]:
     """Return the prompts that were answered, each once per conversation group, oldest first."""
     found: dict[tuple[str, str], LoggedPrompt] = {}
-    for reply in store.replies():
-        group = group_of(reply.conversation_id)
-        key = (group, json.dumps(reply.prompt_messages))
-        if key not in found:
-            found[key] = LoggedPrompt(
-                prompt=reply.prompt_messages,
-                prompt_ids=reply.prompt_ids or None,
-                reply_id=reply.reply_id,
-                group=group,
-            )
+    with store.snapshot() as view:
+        for reply in view.replies():
+            group = group_of(reply.conversation_id)
+            key = (group, json.dumps(reply.prompt_messages))
+            if key not in found:
+                found[key] = LoggedPrompt(
+                    prompt=reply.prompt_messages,
+                    prompt_ids=reply.prompt_ids or None,
+                    reply_id=reply.reply_id,
+                    group=group,
+                )
     return list(found.values())
 
 
-def snapshot(store: FeedbackStore, path: Path) -> str:
+def snapshot(store: Readable, path: Path) -> str:
     """Write all records (see ``export``) to ``path`` and return the SHA-256 of the file."""
     write_records(store, path)
     with path.open("rb") as file:
@@ -205,7 +206,7 @@ def preferred(js: Iterable[Judgement]) -> list[tuple[tuple[Message, ...], str, s
     return [(j.prompt, j.completion, j.other) for j in js if j.other is not None and j.value > 0.5]
 
 
-def export(store: FeedbackStore, path: Path, *, format: str = "records") -> int:
+def export(store: Readable, path: Path, *, format: str = "records") -> int:
     """Write the feedback to a JSON Lines file; return the number of lines.
 
     ``records`` holds everything, history and unrated replies included, and imports back to the same

@@ -19,6 +19,7 @@ from dialog_rl.errors import Conflict, DataError
 from dialog_rl.record_lines import record_lines
 from dialog_rl.records import shown
 from dialog_rl.store import FeedbackStore
+from dialog_rl.store_reader import Readable
 from dialog_rl.store_writer import Change
 
 IMPORT_FORMATS: Final = ("auto", "records", "ratings", "pairs", "kto", "dpo", "sft")
@@ -209,7 +210,7 @@ def _line_id(row: Mapping[str, Any]) -> str | None:
     return str(name)
 
 
-def write_records(store: FeedbackStore, path: Path) -> int:
+def write_records(store: Readable, path: Path) -> int:
     """Write every record (see record_lines.py); return how many."""
     with store.snapshot() as view:
         return write_lines(path, record_lines(view))

@@ -100,7 +100,11 @@ _Parser = Callable[[Mapping[str, object], Origin], list[Change]]
 def _shape(row: Mapping[str, object]) -> tuple[str, tuple[str, ...], _Parser]:
     """Tell a line's shape from its keys."""
     if isinstance(row.get("dialog_rl"), dict):
-        return "a record", ("records",), lambda line, origin: record_changes(line)
+        return (
+            "a record",
+            ("records", "ratings", "pairs"),
+            lambda line, origin: record_changes(line),
+        )
     if "chosen" in row or "rejected" in row:
         return "a pair", ("pairs", "dpo"), _pair
     if "edited" in row:

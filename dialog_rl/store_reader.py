@@ -1,8 +1,9 @@
 """Reading the store: every query, over one connection inside one transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import sqlalchemy as sa
 
@@ -34,11 +35,23 @@ class TurnHead:
     created_at: float
 
 
+class Readable(Protocol):
+    """What can show a consistent state of a store: the store itself, or a view of one."""
+
+    def snapshot(self) -> AbstractContextManager["StoreView"]:
+        """Give several reads one and the same state."""
+        ...
+
+
 class StoreView:
     """One consistent state of the store (the transaction that the connection is in)."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
+
+    def snapshot(self) -> AbstractContextManager["StoreView"]:
+        """Return this view: what reads a store reads a view of it as well."""
+        return nullcontext(self)
 
     def conversation(self, conversation_id: str, owner: str | None = None) -> Conversation:
         """Return a conversation's head, or raise NotFound when missing or not the owner's."""

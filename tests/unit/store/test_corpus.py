@@ -290,3 +290,20 @@ def test_an_export_that_cannot_be_written_says_so_and_leaves_nothing(tmp_path: P
         with pytest.raises(DataError, match="format must be one of records, kto, dpo, sft"):
             export(store, tmp_path / "x.jsonl", format="csv")
     assert not list(tmp_path.glob(".*part"))
+
+
+def test_what_a_run_freezes_in_one_snapshot_is_one_state(tmp_path: Path) -> None:
+    with FeedbackStore(tmp_path / "a.db") as store:
+        with_replies(store, "r")
+        store.add_event(event("1"))
+        with store.snapshot() as view:
+            before = judgements(view)
+            store.add_event(event("2", "stars"))
+            store.add_user_turn("c", 1, "more", 2.0)
+            store.add_reply(reply("late", turn=1, prompt_messages=(), created_at=9.0))
+            assert judgements(view) == before
+            assert len(logged_prompts(view)) == 1
+            snapshot(view, tmp_path / "a.jsonl")
+        assert len(judgements(store)) == 2
+        assert len(logged_prompts(store)) == 2
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
