@@ -28,8 +28,8 @@ def teach_card(status: TeachStatus) -> str:
             '<div class="teach failed" data-state="failed"><h4>No verdict</h4>'
             f"<p>{text(status.message)}</p><p>The assistant goes on as it was.</p></div>"
         )
-    if status.verdict is not None:
-        return _verdict(status, status.verdict)
+    if status.state in ("shipped", "refused"):
+        return _verdict(status, status.verdict or {"reasons": [status.message]})
     return (
         '<div class="teach" data-state="idle"><p>Press <b>Teach</b> to train on all ratings. It '
         "takes a few minutes; the chat goes on meanwhile. A judge then compares old and new on "
@@ -57,7 +57,8 @@ def _verdict(status: TeachStatus, verdict: Mapping[str, Any]) -> str:
     return (
         f'<div class="teach verdict {status.state}" data-state="{status.state}">'
         f"<h4>{text(heading)}</h4><ul>{reasons}</ul>{_measures(verdict.get('measures') or ())}"
-        f"<small>Took {_clock(status.seconds)}. Run {text(status.run_id or '')}</small></div>"
+        f"<small>Took {_clock(status.seconds)}. Everything about it, with sample replies: "
+        f"<code>runs/{text(status.run_id or '')}/verdict.html</code></small></div>"
     )
 
 

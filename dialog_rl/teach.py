@@ -75,7 +75,7 @@ class TeachJob:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **_environment()},
+                    env={**os.environ, **training_environment()},
                     # A group, not a session: Ctrl-C stops the page only, and the niceness still
                     # counts against the page (Linux may weigh sessions as equals).
                     process_group=0,
@@ -94,11 +94,11 @@ class TeachJob:
         note = _read_json(self._note)
         if note is None:
             return TeachStatus()
-        if self._process is not None:
-            self._process.poll()
         started_at = float(note["started_at"])
         mark = _pid_started(int(note["pid"]))
         alive = mark is not None and mark == note["pid_started"]
+        if self._process is not None and not alive:
+            self._process.wait()
         run = next((r for r in list_runs(self._home) if r.started_at >= started_at - 1.0), None)
         status = TeachStatus(state="running", stage="start", seconds=time.time() - started_at)
         if run is not None:
@@ -118,8 +118,9 @@ class TeachJob:
             return replace(status, state="failed", message=self._last_words("nothing was trained"))
         status = replace(status, seconds=run.updated_at - run.started_at)
         verdict = _read_json(self._home / "runs" / run.run_id / "verdict.json")
-        if run.state == "finished" and verdict is not None:
-            state: TeachState = "shipped" if verdict.get("ship") else "refused"
+        if run.state == "finished":
+            # Without a verdict file the run refused to go on, and says why.
+            state: TeachState = "shipped" if run.ship else "refused"
             return replace(status, state=state, fraction=1.0, verdict=verdict)
         if run.state == "failed":
             return replace(status, state="failed", message=self._last_words(run.message))
@@ -149,7 +150,7 @@ def chat_threads() -> int:
     return max(1, training_threads() // 2)
 
 
-def _environment() -> dict[str, str]:
+def training_environment() -> dict[str, str]:
     """Return what the training process needs set before it imports torch."""
     threads = str(training_threads())
     return {

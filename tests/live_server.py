@@ -23,7 +23,7 @@ class LiveServer:
         home.mkdir(parents=True, exist_ok=True)
         self._log = home / "server.log"
 
-    def start(self, *, patience_s: float = 90.0) -> Self:
+    def start(self, *, patience_s: float = 300.0) -> Self:
         command = [sys.executable, "-m", "dialog_rl", "chat", "--home", str(self.home)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -31,10 +31,10 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[LiveServer]:
-    """Serve the bundled model over an empty home folder; short replies keep the tests quick."""
-    running = LiveServer(tmp_path / "home", "--max_new_tokens", "48")
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Serve the bundled model; every test is another person. Short replies keep them quick."""
+    running = LiveServer(tmp_path_factory.mktemp("browser") / "home", "--max_new_tokens", "32")
     running.start()
     yield running
     running.stop()
