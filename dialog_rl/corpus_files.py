@@ -92,6 +92,8 @@ class _Importer:
 
     def __init__(self, store: FeedbackStore, path: Path, form: str, split: str | None) -> None:
         self._store, self._path, self._format, self._split = store, path, form, split
+        # A file name may be no valid Unicode; it becomes the rater's name, which must be.
+        self._name = path.name.encode(errors="replace").decode()
         self._kept = self._duplicates = self._skipped = 0
         self._bad: list[BadLine] = []
         self._lines_by_id: dict[str, int] = {}
@@ -140,7 +142,7 @@ class _Importer:
             if first != number:
                 raise DataError(f"the id {shown(name)} was already used on line {first}")
         # A microsecond per line keeps the lines' order wherever times are sorted.
-        origin = Origin(file=self._path.name, arrived=self._started + number * 1e-6)
+        origin = Origin(file=self._name, arrived=self._started + number * 1e-6)
         own = isinstance(row.get("dialog_rl"), dict)
         return _Parsed(number, changes_of(row, origin, self._format), own)
 

@@ -276,6 +276,14 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         assert (report.kept, report.duplicates, report.bad) == (0, 0, ())
 
 
+def test_a_file_whose_name_is_no_unicode_is_imported(tmp_path: Path) -> None:
+    path = tmp_path / b"caf\xe9.jsonl".decode(errors="surrogateescape")
+    path.write_text(json.dumps(rating()))
+    with FeedbackStore(tmp_path / "x.db") as store:
+        assert import_file(store, path).bad == ()
+        assert [e.rater for e in store.events()] == ["import:caf?.jsonl"]
+
+
 def test_three_thousand_lines_take_seconds(tmp_path: Path) -> None:
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps(rating(id=k)) + "\n" for k in range(3_000)))
