@@ -101,16 +101,12 @@ class DecodeScheduler:
                 while not self._active and not self._stopping:
                     self._wake.wait()
                 if self._stopping:
-                    tickets = list(self._active)
+                    for left in self._active:
+                        left.results.put(("end", None))
                     self._active.clear()
                     self._count = 0
-                else:
-                    tickets = []
-                    ticket = self._active.popleft()
-            if self._stopping:
-                for left in tickets:
-                    left.results.put(("end", None))
-                return
+                    return
+                ticket = self._active.popleft()
             going = not ticket.closed.is_set() and self._step(ticket)
             with self._wake:
                 if going:

@@ -1,5 +1,6 @@
 """Policy and dialog manager: the same prompt and the same tokens whoever asks."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -263,6 +264,19 @@ def test_closing_a_stream_stops_decoding_within_two_steps() -> None:
     assert len(taken) <= at_close + 2
     with pytest.raises(StopIteration):
         next(ticket)
+    scheduler.close()
+
+
+def test_closing_the_scheduler_ends_every_reply_and_a_later_one_starts_it_again() -> None:
+    scheduler = DecodeScheduler()
+    tickets = [scheduler.submit(itertools.count()) for _ in range(3)]
+    next(tickets[2])
+    scheduler.close()
+    for ticket in tickets:
+        drawn = list(ticket)  # ends: the worker is gone
+        assert drawn == sorted(drawn)
+    assert scheduler.in_work == 0
+    assert list(scheduler.submit(iter("ab"))) == ["a", "b"]
     scheduler.close()
 
 
