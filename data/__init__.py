@@ -1,0 +1,1 @@
+"""Data and recipes that ship with dialog_rl."""

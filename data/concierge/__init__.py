@@ -1,0 +1,1 @@
+"""The city concierge: a written corpus and the recipe of the bundled model."""

@@ -1,0 +1,245 @@
+"""Build the bundled model from nothing: corpus, tokenizer, training, measurements, model card.
+
+    python -m data.concierge.build --output data/concierge/model
+
+takes about an hour on 2 cores (see data/concierge/model/README.md for the time measured).
+"""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+from tqdm import tqdm
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from data.concierge import evaluate
+from data.concierge.card import write_card
+from data.concierge.evaluate import Messages
+from data.concierge.generate import SEED, distinct, heldout
+from data.concierge.readings import write_reading
+from data.concierge.tokens import encode_all, train_tokenizer
+from data.concierge.training import Example, ModelSettings, TrainSettings, new_model, train
+
+logger = logging.getLogger(__name__)
+Stages = tuple[list[Example], list[Example], list[Example]]
+MAX_LENGTH = 512
+TOKENS = 8_000_000
+
+
+def examples(
+    tokenizer: PreTrainedTokenizerFast, dialogues: Iterator[Messages], count: int, name: str
+) -> list[Example]:
+    """Encode `count` training dialogues; the few that are too long are left out."""
+    found: list[Example] = []
+    bar = tqdm(total=count, desc=name)
+    while chunk := list(islice(dialogues, min(1000, count - bar.n))):
+        encoded = encode_all(tokenizer, chunk)
+        found += [example for example in encoded if len(example[0]) <= MAX_LENGTH]
+        bar.update(len(chunk))
+    bar.close()
+    return found
+
+
+def all_examples(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> Stages:
+    """Generate and encode what each of the three stages is trained on."""
+    seed = args.seed
+    readings = (write_reading(seed, number) for number in range(args.readings))
+    drills = (record["messages"] for record in distinct(seed, "train", args.drills, drill=True))
+    dialogues = (record["messages"] for record in distinct(seed, "train", args.dialogues))
+    return (
+        examples(tokenizer, readings, args.readings, "readings"),
+        examples(tokenizer, drills, args.drills, "drills"),
+        examples(tokenizer, dialogues, args.dialogues, "dialogues"),
+    )
+
+
+def make_tokenizer(seed: int, count: int, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on training dialogues."""
+    records = distinct(seed, "train", count)
+    texts = (message["content"] for record in records for message in record["messages"])
+    return train_tokenizer(texts, vocab_size)
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save a loadable bfloat16 copy, whole or not at all."""
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    state = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
+    copy = LlamaForCausalLM(model.config)
+    copy.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+    copy.load_state_dict(state)
+    copy.generation_config.update(  # type: ignore[no-untyped-call]
+        bos_token_id=None,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
+    )
+    copy.save_pretrained(new)
+    tokenizer.save_pretrained(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def measure(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int, count: int
+) -> dict[str, float]:
+    """Measure a saved model on the held-out dialogues."""
+    model = evaluate.load(folder)
+    records = heldout(seed, count)
+    good = [r for r in records if all(turn["quality"] == "good" for turn in r["turns"])]
+    greedy, cases = evaluate.grounded_offers(model, tokenizer, records)
+    sampled, _ = evaluate.grounded_offers(model, tokenizer, records, sample=True)
+    return {
+        "heldout_dialogues": len(records),
+        "perplexity": evaluate.perplexity(model, tokenizer, records),
+        "perplexity_unseen_wording": evaluate.perplexity(
+            model, tokenizer, heldout(seed, count, "heldout")
+        ),
+        "perplexity_all_good": evaluate.perplexity(model, tokenizer, good),
+        "grounded_offer_greedy": greedy,
+        "grounded_offer_sampled": sampled,
+        "grounded_offer_cases": cases,
+    }
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Build the bundled model from nothing.")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of corpus and training")
+    parser.add_argument("--dialogues", type=int, default=26_000, help="training dialogues")
+    parser.add_argument("--drills", type=int, default=8_000, help="short dialogues of stage two")
+    parser.add_argument("--readings", type=int, default=4_000, help="exercises of stage one")
+    parser.add_argument("--heldout", type=int, default=400, help="held-out dialogues to measure on")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens to train on")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a batch")
+    parser.add_argument("--hidden-size", type=int, default=256, help="width of the model")
+    parser.add_argument("--layers", type=int, default=6, help="number of layers")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--transcripts", type=int, default=30, help="transcripts in the card")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--snapshots", type=Path, help="folder renewed every four minutes")
+    return parser.parse_args()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker needs to train."""
+
+    tokenizer: PreTrainedTokenizerFast
+    shape: ModelSettings
+    settings: TrainSettings
+    stages: Stages
+    output: Path
+    snapshots: Path | None
+    meeting: str
+    """File through which the workers find each other."""
+
+
+def work(rank: int, job: Job) -> None:
+    """Train as one of the workers; the first one saves the model and the loss curve."""
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+    if job.settings.workers > 1:
+        torch.set_num_threads(1)
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{job.meeting}",
+            rank=rank,
+            world_size=job.settings.workers,
+            timeout=timedelta(hours=1),
+        )
+    eos, pad = job.tokenizer.eos_token_id, job.tokenizer.pad_token_id
+    model = new_model(job.shape, eos, pad, job.settings.seed)
+
+    def snapshot(done: float) -> None:
+        if rank == 0 and job.snapshots is not None:
+            save(model, job.tokenizer, job.snapshots)
+            logger.info("snapshot at %.0f%%", 100 * done)
+
+    snapshot(0.0)
+    curve = train(model, job.stages, job.settings, snapshot)
+    if rank == 0:
+        save(model, job.tokenizer, job.output)
+        (job.output / "training.json").write_text(json.dumps({"loss": curve}))
+    if job.settings.workers > 1:
+        dist.destroy_process_group()
+
+
+def run(job: Job) -> None:
+    """Train with as many workers as the settings ask for."""
+    if job.settings.workers == 1:
+        work(0, job)
+    else:
+        workers = job.settings.workers
+        spawn(work, (job,), nprocs=workers)  # type: ignore[no-untyped-call]
+
+
+def main() -> None:
+    """Run the command."""
+    args = parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    started = time.monotonic()
+    tokenizer = make_tokenizer(args.seed, min(args.dialogues, 12_000), 4096)
+    shape = ModelSettings(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden_size,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden_size // 64,
+        num_key_value_heads=args.hidden_size // 128,
+        intermediate_size=3 * args.hidden_size,
+    )
+    settings = TrainSettings(
+        tokens=args.tokens, batch_tokens=args.batch_tokens, workers=args.workers, seed=args.seed
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(
+            tokenizer=tokenizer,
+            shape=shape,
+            settings=settings,
+            stages=all_examples(tokenizer, args),
+            output=args.output,
+            snapshots=args.snapshots,
+            meeting=f"{folder}/meeting",
+        )
+        run(job)
+    figures = measure(args.output, tokenizer, args.seed, args.heldout)
+    report = {
+        "command": " ".join(["python -m data.concierge.build", *sys.argv[1:]]),
+        "readings": len(job.stages[0]),
+        "drills": len(job.stages[1]),
+        "dialogues": len(job.stages[2]),
+        "seconds": round(time.monotonic() - started),
+        "parameters": evaluate.load(args.output).num_parameters(),
+        "settings": asdict(settings),
+        "shape": asdict(shape),
+        "figures": figures,
+        **json.loads((args.output / "training.json").read_text()),
+    }
+    (args.output / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_card(args.output, args.transcripts)
+    logger.info("%s", figures)
+
+
+if __name__ == "__main__":
+    main()

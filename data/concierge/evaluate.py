@@ -1,0 +1,83 @@
+"""Measure the bundled model: perplexity on held-out dialogues and grounded offers."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from data.concierge.tokens import encode, encode_prompt
+from data.concierge.training import batch_loss, collate
+
+Messages = list[dict[str, str]]
+
+
+def perplexity(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    records: Sequence[Mapping[str, Any]],
+) -> float:
+    """Return exp of the mean negative log-likelihood of the assistant's tokens."""
+    model.train(False)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for record in records:
+            ids, written = collate([encode(tokenizer, record["messages"])], 0)
+            loss, number = batch_loss(model, ids, written, autocast=False)
+            total, count = total + loss.item() * number, count + number
+    return math.exp(total / max(count, 1))
+
+
+def reply(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Messages,
+    *,
+    sample: bool = False,
+) -> str:
+    """Let the model reply, greedily or with the sampling of the chat (0.7, top_p 0.95)."""
+    ids = torch.tensor([encode_prompt(tokenizer, messages)])
+    how: dict[str, Any] = {"do_sample": False}
+    if sample:
+        how = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "top_k": 0}
+    with torch.no_grad():
+        out = model.generate(  # type: ignore[misc]
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=120, **how
+        )
+    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def first_offers(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Messages, list[str]]]:
+    """Yield first-turn requests that a listed venue answers, with every venue that would do."""
+    for record in records:
+        turn = record["turns"][0]
+        if turn["act"] == "offer" and turn["accept"]:
+            yield record["messages"][:2], turn["accept"]
+
+
+def grounded_offers(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    sample: bool = False,
+    limit: int = 1000,
+) -> tuple[float, int]:
+    """Return the share of first requests whose reply names a right venue, and their number."""
+    model.train(False)
+    cases = list(first_offers(records))[:limit]
+    right = 0
+    for messages, accept in cases:
+        text = reply(model, tokenizer, messages, sample=sample)
+        phones = [line for line in messages[0]["content"].splitlines() if "taxi:" in line]
+        numbers = [line.rsplit(" ", 1)[-1] for line in phones]
+        is_taxi = any(name in line for name in accept for line in phones)
+        right += any(name in text for name in accept + (numbers if is_taxi else []))
+    return right / max(len(cases), 1), len(cases)
+
+
+def load(folder: Path) -> LlamaForCausalLM:
+    """Load a model in float32 for measuring."""
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)

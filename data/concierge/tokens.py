@@ -1,0 +1,106 @@
+"""The tokenizer and the chat template of the bundled model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, SYSTEM, USER, ASSISTANT, END = SPECIAL = (
+    "<|pad|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end|>",
+)
+ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer that writes every digit as one token."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r" ?\d"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=1024,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer from the folder of a model."""
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
+
+
+def control_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """Return the id of a control token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
+
+
+def encode_all(
+    tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Sequence[Mapping[str, str]]]
+) -> list[tuple[list[int], list[bool]]]:
+    """Encode dialogues the way chat does, content apart from control tokens.
+
+    Returns:
+        For each dialogue its token ids, and for each of them whether the assistant wrote it (its
+        end token included).
+    """
+    core = tokenizer.backend_tokenizer
+    before, core.encode_special_tokens = core.encode_special_tokens, True
+    contents = [message["content"] for messages in dialogues for message in messages]
+    encoded = iter(core.encode_batch_fast(contents, add_special_tokens=False))
+    core.encode_special_tokens = before
+    special = {token: control_id(tokenizer, token) for token in SPECIAL}
+    found = []
+    for messages in dialogues:
+        ids: list[int] = []
+        written: list[bool] = []
+        for message in messages:
+            content = next(encoded).ids
+            ids += [special[ROLES[message["role"]]], *content, special[END]]
+            written += [False] + [message["role"] == "assistant"] * (len(content) + 1)
+        found.append((ids, written))
+    return found
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]
+) -> tuple[list[int], list[bool]]:
+    """Encode one dialogue; see `encode_all`."""
+    return encode_all(tokenizer, [messages])[0]
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]
+) -> list[int]:
+    """Encode a dialogue up to the point where the assistant speaks."""
+    return [*encode(tokenizer, messages)[0], control_id(tokenizer, ASSISTANT)]

@@ -1,0 +1,260 @@
+"""Train the bundled model: batches, optimisers and the loop.
+
+Loss on assistant tokens only. Matrices are trained with Muon
+(https://kellerjordan.github.io/posts/muon/), embeddings and norms with AdamW; the learning rate
+warms up and then falls linearly to zero over a number of tokens that is known in advance. Two
+workers of one thread each, which average their gradients once a step, are faster on two cores than
+one worker of two threads, which meet at every operation.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from data.concierge.wiring import wire
+
+ROPE_THETA = 500_000.0
+logger = logging.getLogger(__name__)
+
+Example = tuple[list[int], list[bool]]
+"""Token ids and which of them the assistant wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Settings of the training run."""
+
+    tokens: int
+    """Tokens to train on, system prompts and padding included."""
+    reading_share: float = 0.06
+    """Share of the tokens, at the start, that comes from exercises in reading."""
+    drill_share: float = 0.12
+    """Share of the tokens, after that, that comes from short drill dialogues."""
+    batch_tokens: int = 4096
+    """Tokens in a step, over all workers."""
+    workers: int = 2
+    """Processes of one thread each; 1 trains in this process with torch's threads."""
+    lr_matrix: float = 0.006
+    """Peak learning rate of Muon (RMS-matched to AdamW)."""
+    lr_other: float = 0.003
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.02
+    """Share of the tokens over which the learning rates rise."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of the matrices."""
+    max_grad_norm: float = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    autocast: bool = True
+    """Compute in bfloat16 (on a CPU with AMX about twice as fast)."""
+    seed: int = 20261123
+    """Seed of the weights and of the order of the batches."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.tokens < self.batch_tokens:
+            raise ValueError(f"tokens is {self.tokens}; it must be at least batch_tokens")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+        if not 0 <= self.reading_share + self.drill_share < 1:
+            given = f"reading_share {self.reading_share} and drill_share {self.drill_share}"
+            raise ValueError(f"{given}: their sum must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Shape of the model."""
+
+    vocab_size: int = 4096
+    """Entries of the vocabulary."""
+    hidden_size: int = 256
+    """Width of the residual stream."""
+    num_hidden_layers: int = 6
+    """Number of layers."""
+    num_attention_heads: int = 4
+    """Query heads."""
+    num_key_value_heads: int = 2
+    """Key and value heads."""
+    intermediate_size: int = 768
+    """Width of the gated feed-forward layers."""
+
+
+def new_model(shape: ModelSettings, eos: int, pad: int, seed: int) -> LlamaForCausalLM:
+    """Make an untrained model."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        intermediate_size=shape.intermediate_size,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        bos_token_id=None,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
+    model = LlamaForCausalLM(config)
+    wire(model, ROPE_THETA, seed)
+    return model
+
+
+def batches(examples: Sequence[Example], batch_tokens: int, seed: int) -> Iterator[list[Example]]:
+    """Yield batches of examples of similar length, for ever, each epoch in another order."""
+    rng = random.Random(seed)
+    while True:
+        order = sorted(examples, key=lambda e: len(e[0]) + rng.random() * 24)
+        found: list[list[Example]] = []
+        batch: list[Example] = []
+        for example in order:
+            if batch and len(example[0]) * (len(batch) + 1) > batch_tokens:
+                found.append(batch)
+                batch = []
+            batch.append(example)
+        found.append(batch)
+        rng.shuffle(found)
+        yield from found
+
+
+def collate(batch: Sequence[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad a batch on the right.
+
+    Returns:
+        Token ids (B, T), and which of them the assistant wrote (B, T). Attention is causal and
+        padding comes last, so no attention mask is needed.
+    """
+    width = max(len(ids) for ids, _ in batch)
+    ids = torch.full((len(batch), width), pad)
+    written = torch.zeros((len(batch), width), dtype=torch.bool)
+    for row, (tokens, mask) in enumerate(batch):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        written[row, : len(mask)] = torch.tensor(mask)
+    return ids, written
+
+
+def batch_loss(
+    model: LlamaForCausalLM, ids: torch.Tensor, written: torch.Tensor, *, autocast: bool
+) -> tuple[torch.Tensor, int]:
+    """Return the mean negative log-likelihood (nats) of the assistant's tokens, and their number.
+
+    Args:
+        model: The model.
+        ids: Token ids (B, T), padded on the right.
+        written: Which of them the assistant wrote (B, T).
+        autocast: Whether to compute in bfloat16.
+    """
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        chosen = written[:, 1:]
+        logits = model.lm_head(hidden[chosen])
+    return cross_entropy(logits.float(), ids[:, 1:][chosen]), int(chosen.sum())
+
+
+def optimisers(
+    model: LlamaForCausalLM, settings: TrainSettings
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Return Muon for the matrices of the layers and AdamW for the rest, with their peak rates."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    inside = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    muon = torch.optim.Muon(
+        matrices,
+        lr=settings.lr_matrix,
+        weight_decay=settings.weight_decay,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    adamw = torch.optim.AdamW(rest, lr=settings.lr_other, betas=(0.9, 0.95), weight_decay=0.0)
+    return [(muon, settings.lr_matrix), (adamw, settings.lr_other)]
+
+
+def rate(done: float, warmup: float) -> float:
+    """Return the factor on the learning rate after a share of the tokens.
+
+    Example:
+        >>> rate(0.01, 0.02), rate(0.02, 0.02), rate(1.0, 0.02)
+        (0.5, 1.0, 0.0)
+    """
+    return min(done / warmup, (1 - done) / (1 - warmup))
+
+
+def average(model: LlamaForCausalLM, loss: float, tokens: int) -> tuple[float, int]:
+    """Average the gradients over the workers; return the mean loss and the sum of the tokens."""
+    if not dist.is_initialized():
+        return loss, tokens
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([*(g.flatten() for g in grads), torch.tensor([loss, float(tokens)])])
+    dist.all_reduce(flat)
+    world = dist.get_world_size()
+    for grad, mean in zip(grads, torch.split(flat, [*(g.numel() for g in grads), 2]), strict=False):
+        grad.copy_(mean.view_as(grad) / world)
+    return float(flat[-2]) / world, round(float(flat[-1]))
+
+
+def share(stream: Iterator[list[Example]]) -> Iterator[list[Example]]:
+    """Return this worker's share of the batches."""
+    if not dist.is_initialized():
+        return stream
+    return islice(stream, dist.get_rank(), None, dist.get_world_size())
+
+
+def train(
+    model: LlamaForCausalLM,
+    stages: Sequence[Sequence[Example]],
+    settings: TrainSettings,
+    snapshot: Callable[[float], None] | None = None,
+) -> list[tuple[int, float]]:
+    """Train the model in place.
+
+    Args:
+        model: The model, in float32.
+        stages: Examples of the three stages: readings, drills, dialogues.
+        settings: Settings of the run.
+        snapshot: Called about every four minutes with the share of the tokens done.
+
+    Returns:
+        Tokens seen and smoothed loss, about every hundredth of the run.
+    """
+    model.train()
+    steps = optimisers(model, settings)
+    pad = int(model.config.pad_token_id or 0)
+    size = settings.batch_tokens // settings.workers
+    streams = [share(batches(examples, size, settings.seed)) for examples in stages]
+    bounds = (settings.reading_share, settings.reading_share + settings.drill_share)
+    seen, smooth, curve, saved = 0, 0.0, [(0, 0.0)], time.monotonic()
+    quiet = dist.is_initialized() and dist.get_rank() > 0
+    bar = tqdm(total=settings.tokens, unit="tok", unit_scale=True, mininterval=5, disable=quiet)
+    while seen < settings.tokens:
+        done = seen / settings.tokens
+        ids, written = collate(next(streams[sum(done >= bound for bound in bounds)]), pad)
+        loss, _ = batch_loss(model, ids, written, autocast=settings.autocast)
+        loss.backward()  # type: ignore[no-untyped-call]
+        mean, tokens = average(model, loss.item(), ids.numel())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        factor = rate(max(done, 1e-3), settings.warmup)
+        for optimiser, peak in steps:
+            optimiser.param_groups[0]["lr"] = peak * factor
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        smooth = 0.97 * smooth + 0.03 * mean if smooth else mean
+        seen += tokens
+        bar.update(tokens)
+        bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
+        if seen - curve[-1][0] > settings.tokens / 100:
+            curve.append((seen, smooth))
+            logger.info("%.0f%% of the tokens, loss %.4f", 100 * seen / settings.tokens, smooth)
+        if snapshot and time.monotonic() - saved > 230:
+            snapshot(seen / settings.tokens)
+            saved = time.monotonic()
+    bar.close()
+    return curve[1:]
