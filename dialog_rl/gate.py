@@ -12,7 +12,8 @@ ratings pass in at most 1 of 20 cases and independently of the held-out ones, so
 ratings ship about 1 candidate in 100 either way. Besides, none of the three views of the held-out
 ratings (log-ratio, traits, and a taste fitted on them alone that reads fresh replies) may speak
 against the candidate, no guarded rule may fall, perplexity on the held-out corpus may not rise
-much, and replies may not explode, be cut or repeat themselves. Corrections are no evidence here: see ``evaluate.counted``.
+much, and replies may not explode, be cut or repeat themselves. Corrections are no evidence here:
+see ``evaluate.counted``.
 
 ``judge`` is the gate itself; ``dialog-rl eval`` runs ``judge_versions`` (gate_command.py).
 """
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 MIN_CONVERSATIONS = 6
 PEOPLE = "Held-out people"
+P_VALUE = "chance of ratings as favourable as these if they had nothing to do with it (p)"
 Progress = Callable[[float, str], None]
 
 
@@ -108,6 +110,7 @@ def judge(
         *rater_measures(fresh, settings.seed),
     ]
     level = settings.backed_level if reward_beats_chance else settings.alone_level
+    measures.insert(0, _p_measure(p_value, level))
     ship, reasons = decide(measures, rated, p_value, level, reward_beats_chance, settings)
     counts = Counter(_plural(j) for j in judgements)
     report(1.0, "ship" if ship else "do not ship")
@@ -159,7 +162,7 @@ def decide(
             f"needed {level:g}, {support}"
         )
     for m in measures:
-        if m.ok is False:
+        if m.ok is False and m.name != P_VALUE:
             new, old = _short(m.candidate), _short(m.incumbent)
             sides = f" ({old} before, {new} now)" if m.candidate is not None else ""
             against.append(f"{m.name}: {_short(m.difference)}{sides}; {m.asked}")
@@ -287,6 +290,16 @@ def _people_measure(name: str, found: Interval) -> Measure:
         chance=0.5,
         asked="must not lie below one half with its whole interval",
         ok=not found.high < 0.5,
+    )
+
+
+def _p_measure(p_value: float, level: float) -> Measure:
+    return Measure(
+        group=PEOPLE,
+        name=P_VALUE,
+        difference=p_value,
+        asked=f"at most {level:g}",
+        ok=p_value <= level,
     )
 
 

@@ -143,10 +143,11 @@ def _no_nan(value: Any) -> Any:
 
 
 def _number(value: float | None) -> str:
-    """Three significant digits; a dash for a figure that could not be computed."""
+    """At most three decimals; a dash for a figure that could not be computed."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:.3f}".rstrip("0").rstrip(".") if abs(value) < 10 else f"{value:.1f}"
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return text.rstrip("0").rstrip(".") if value else "0"
 
 
 def _figure(m: Measure) -> str:
