@@ -13,16 +13,10 @@ from torch import Tensor
 
 from reward_models.crossval import HeldOut
 from reward_models.evidence import Evidence, RatingModel
-from reward_models.head import Blocks, Strengths
+from reward_models.head import Blocks, Strengths, latent_rows
 
 Kernels = dict[str, Tensor]
 """Block name -> kernel over the latents of the judgements, shape (N, N)."""
-
-
-def latent_rows(design: Tensor, evidence: Evidence) -> Tensor:
-    """Features of each judgement's latent: the reply's, or the difference of two, shape (N, D)."""
-    pair = (evidence.first != evidence.second).double()[:, None]
-    return design[evidence.first] - pair * design[evidence.second]
 
 
 def kernels(blocks: Blocks, evidence: Evidence) -> Kernels:
@@ -44,12 +38,9 @@ def combine(parts: Kernels, strengths: Strengths) -> Tensor:
     return total
 
 
-def _derivatives(rating: RatingModel, evidence: Evidence, u: Tensor) -> tuple[Tensor, ...]:
-    leaf = u.detach().clone().requires_grad_()
-    nll = rating.nll(evidence, leaf, torch.zeros_like(leaf))
-    (slope,) = torch.autograd.grad(nll.sum(), leaf, create_graph=True)
-    (curve,) = torch.autograd.grad(slope.sum(), leaf)
-    return nll.detach(), slope.detach(), curve.clamp(min=1e-8)
+def _loss(rating: RatingModel, evidence: Evidence, latent: Tensor) -> float:
+    with torch.no_grad():
+        return float(rating.nll(evidence, latent, torch.zeros_like(latent)).sum())
 
 
 def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: int = 15) -> Tensor:
@@ -63,10 +54,10 @@ def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: in
     """
     coefficients = torch.zeros(len(kernel), dtype=torch.float64)
     u = torch.zeros_like(coefficients)
-    nll, slope, curve = _derivatives(rating, evidence, u)
-    value = float(nll.sum())
+    value = _loss(rating, evidence, u)
     eye = torch.eye(len(kernel), dtype=torch.float64)
     for _ in range(steps):
+        slope, curve = rating.derivatives(evidence, u)
         root = curve.sqrt()
         lower = torch.linalg.cholesky(eye + root[:, None] * kernel * root[None, :])
         target = curve * u - slope
@@ -76,8 +67,7 @@ def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: in
         for _ in range(6):  # halve the step while it does not lower the objective
             trial = coefficients + size * (goal - coefficients)
             trial_u = kernel @ trial
-            nll, slope, curve = _derivatives(rating, evidence, trial_u)
-            objective = float(nll.sum() + 0.5 * trial @ trial_u)
+            objective = _loss(rating, evidence, trial_u) + 0.5 * float(trial @ trial_u)
             if objective < value:
                 moved = True
                 break

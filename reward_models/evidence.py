@@ -247,3 +247,44 @@ class RatingModel:
         for where, values in parts:
             total = total.masked_scatter(where, values)
         return total
+
+    def derivatives(self, evidence: Evidence, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second derivative of each loss by the latent it depends on, shape (N,) each.
+
+        The latent is a reply's score, or the difference of two. With s = sigmoid: a thumb has
+        s - y and s (1 - s); stars between cuts U and L have 1 - s(U) - s(L) and s'(U) + s'(L);
+        a vote has E[t] - t and Var[t] with t = 1, 0, 1/2 for win, loss, tie.
+
+        Args:
+            evidence: The judgements.
+            latent: Shape (N,).
+        """
+        slope, curve = torch.zeros_like(latent), torch.zeros_like(latent)
+        with torch.no_grad():
+            mask = evidence.mask("thumb")
+            bias = self.intercept + self.rater_bias[evidence.rater[mask]]
+            up = torch.sigmoid(latent[mask] + bias)
+            slope[mask], curve[mask] = up - evidence.value[mask], up * (1 - up)
+            for number, levels in enumerate(evidence.levels):
+                mask = evidence.mask("stars") & (evidence.scale == number)
+                gaps = self.gaps[number, : levels - 2]
+                cuts = ordered_thresholds(self.first_threshold[number], gaps)
+                ends = torch.tensor([torch.inf], dtype=cuts.dtype)
+                bounds = torch.cat([-ends, cuts, ends])
+                score = latent[mask] + self.rater_bias[evidence.rater[mask]]
+                upper = torch.sigmoid(bounds[evidence.level[mask] + 1] - score)
+                lower = torch.sigmoid(bounds[evidence.level[mask]] - score)
+                slope[mask] = 1 - upper - lower
+                curve[mask] = upper * (1 - upper) + lower * (1 - lower)
+            mask = evidence.mask("choice")
+            gap = latent[mask]
+            logits = torch.stack([gap, torch.zeros_like(gap), gap / 2 + self.log_tie], dim=-1)
+            win, _, tie = torch.softmax(logits, dim=-1).unbind(-1)
+            mean = win + tie / 2
+            slope[mask] = mean - (1 - evidence.value[mask] / 2)
+            curve[mask] = win + tie / 4 - mean.square()
+            mask = evidence.mask("correction")
+            right = torch.sigmoid(latent[mask])
+            weight = evidence.value[mask]
+            slope[mask], curve[mask] = weight * (right - 1), weight * right * (1 - right)
+        return slope, curve.clamp(min=1e-8)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from reward_models.evidence import Evidence, RatingModel
-from reward_models.likelihood import curvature
 
 Blocks = dict[str, Tensor]
 """Feature block name -> raw features, shape (M, D_block)."""
@@ -113,6 +112,12 @@ def fit_map(
     return Fit(weight.detach(), done, float(final.detach()))
 
 
+def latent_rows(design: Tensor, evidence: Evidence) -> Tensor:
+    """Features of each judgement's latent: the reply's, or the difference of two, shape (N, D)."""
+    pair = (evidence.first != evidence.second).double()[:, None]
+    return design[evidence.first] - pair * design[evidence.second]
+
+
 def posterior_factor(design: Tensor, evidence: Evidence, fit: Fit) -> Tensor:
     """Return F with Var[w . phi] = |F phi|^2: the inverse Cholesky factor of the Hessian, (D, D).
 
@@ -121,14 +126,8 @@ def posterior_factor(design: Tensor, evidence: Evidence, fit: Fit) -> Tensor:
         evidence: The judgements.
         fit: The mode.
     """
-    with torch.no_grad():
-        scores = design @ fit.weight
-    first = scores[evidence.first].clone().requires_grad_()
-    second = scores[evidence.second].clone()
-    # Pair losses depend on the difference only, so the curvature by `first` is that by it.
-    curve = curvature(fit.rating.nll(evidence, first, second), first)
-    single = evidence.first == evidence.second
-    rows = design[evidence.first] - torch.where(single, 0.0, 1.0)[:, None] * design[evidence.second]
+    rows = latent_rows(design, evidence)
+    _, curve = fit.rating.derivatives(evidence, rows @ fit.weight)
     hessian = torch.eye(design.shape[1], dtype=torch.float64) + rows.T @ (curve[:, None] * rows)
     lower = torch.linalg.cholesky(hessian)
     eye = torch.eye(len(hessian), dtype=torch.float64)

@@ -122,15 +122,3 @@ def star_level(value: float, scale: tuple[float, float]) -> tuple[int, int]:
     if span == int(span) and span <= 10 and value == int(value) and low == int(low):
         return int(value - low), int(span) + 1
     return min(4, int(5 * (value - low) / span)), 5
-
-
-def curvature(nll: Tensor, scores: Tensor) -> Tensor:
-    """Second derivative of each judgement's loss by its own score, shape (B,); at least 0.
-
-    Args:
-        nll: Losses, shape (B,), each depending on its own entry of ``scores`` only.
-        scores: Leaf tensor that requires gradients, shape (B,).
-    """
-    (first,) = torch.autograd.grad(nll.sum(), scores, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), scores)
-    return second.clamp(min=0.0)

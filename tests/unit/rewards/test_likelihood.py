@@ -13,7 +13,6 @@ from reward_models import likelihood
 from reward_models.likelihood import (
     choice_nll,
     correction_nll,
-    curvature,
     edit_weight,
     ordered_thresholds,
     star_level,
@@ -109,13 +108,6 @@ def test_extreme_scores_give_finite_losses():
         assert torch.isfinite(thumb_nll(r, vec(0, 1, 0))).all()
         assert torch.isfinite(stars_nll(r, torch.tensor([0, 1, 2]), vec(-1, 1))).all()
         assert torch.isfinite(choice_nll(r, -r, vec(0, 1, 0))).all()
-
-
-def test_the_curvature_of_a_thumb_is_p_times_one_minus_p():
-    r = vec(0.0, 2.0).requires_grad_()
-    p = sigmoid(2.0)
-    got = curvature(thumb_nll(r, vec(1, 0)), r).tolist()
-    assert got == pytest.approx([0.25, p * (1 - p)])
 
 
 def test_an_edit_is_weighed_by_its_words():
