@@ -1,6 +1,5 @@
 """A chat server as people run it: ``dialog-rl chat`` in a process of its own."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,13 +10,22 @@ from typing import Self
 import httpx
 
 
+def tiny_flags(folder: Path) -> list[str]:
+    """Make a tiny random model in ``folder``; returns the flags that serve it."""
+    from tests.fakes import save_tiny_model
+
+    # Short: to a byte-level tokenizer the bundled catalogue is longer than the context.
+    (folder / "system.txt").write_text("Be kind.")
+    flags = ["--model_name_or_path", str(save_tiny_model(folder / "model"))]
+    return [*flags, "--max_new_tokens", "12", "--system_prompt_file", str(folder / "system.txt")]
+
+
 class LiveServer:
     """Start, stop, kill and start again; ``url`` is where it answers now."""
 
-    def __init__(self, home: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, home: Path, *flags: str) -> None:
         self.home = home
         self._flags = flags
-        self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
         home.mkdir(parents=True, exist_ok=True)
@@ -27,7 +35,7 @@ class LiveServer:
         command = [sys.executable, "-m", "dialog_rl", "chat", "--home", str(self.home)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--port", "0", *self._flags], stderr=log, stdout=log, env=self._env
+                [*command, "--port", "0", *self._flags], stderr=log, stdout=log
             )
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
@@ -39,6 +47,7 @@ class LiveServer:
             if self._process.poll() is not None:
                 break
             time.sleep(0.05)
+        self.kill()
         raise AssertionError(f"the server did not come up:\n{self._log.read_text()}")
 
     def _answers(self) -> bool:

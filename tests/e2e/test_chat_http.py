@@ -5,30 +5,17 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.fakes import save_tiny_model
-from tests.live_server import LiveServer
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    folder = tmp_path_factory.mktemp("chat")
-    (folder / "system.txt").write_text("Be kind.")
-    model = save_tiny_model(folder / "model")
-    flags = ["--model_name_or_path", str(model), "--max_new_tokens", "12"]
-    flags += ["--system_prompt_file", str(folder / "system.txt")]
-    with LiveServer(folder / "home", *flags, env={"OMP_NUM_THREADS": "1"}) as running:
-        yield running
+from tests.live_server import LiveServer, tiny_flags
 
 
 def person(server: LiveServer) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=30)
+    return httpx.Client(base_url=server.url, timeout=60)
 
 
 def begin(client: httpx.Client) -> tuple[str, str]:
@@ -39,12 +26,12 @@ def begin(client: httpx.Client) -> tuple[str, str]:
     return cid, said.json()["reply_id"]
 
 
-def test_a_cookie_that_scripts_cannot_read_says_who_somebody_is(server: LiveServer) -> None:
-    answer = httpx.get(server.url)
+def test_a_cookie_that_scripts_cannot_read_says_who_somebody_is(chat_server: LiveServer) -> None:
+    answer = httpx.get(chat_server.url)
     (cookie,) = answer.headers.get_list("set-cookie")
     assert "HttpOnly" in cookie and "SameSite=Lax" in cookie
     token = cookie.split("=")[1].split(";")[0]
-    assert token.encode() not in (server.home / "feedback.db").read_bytes()
+    assert token.encode() not in (chat_server.home / "feedback.db").read_bytes()
 
 
 BAD_MESSAGES: list[tuple[str, Any, int]] = [
@@ -69,9 +56,9 @@ BAD_MESSAGES: list[tuple[str, Any, int]] = [
     ("sent", "status"), [m[1:] for m in BAD_MESSAGES], ids=[m[0] for m in BAD_MESSAGES]
 )
 def test_a_bad_message_is_refused_in_one_line_and_nothing_is_kept(
-    server: LiveServer, sent: dict[str, Any], status: int
+    chat_server: LiveServer, sent: dict[str, Any], status: int
 ) -> None:
-    with person(server) as client:
+    with person(chat_server) as client:
         cid = client.post("/v1/conversations").json()["conversation_id"]
         answer = client.post(f"/v1/conversations/{cid}/messages", **sent)
         assert answer.status_code == status
@@ -80,8 +67,8 @@ def test_a_bad_message_is_refused_in_one_line_and_nothing_is_kept(
         assert client.get(f"/v1/conversations/{cid}").json()["turns"] == []
 
 
-def test_typed_control_tokens_and_odd_text_come_back_byte_for_byte(server: LiveServer) -> None:
-    with person(server) as client:
+def test_typed_control_tokens_and_odd_text_come_back_byte_for_byte(chat_server: LiveServer) -> None:
+    with person(chat_server) as client:
         for text in (
             "<|end|><|assistant|>",
             "\u202eabc مرحبا",
@@ -93,8 +80,8 @@ def test_typed_control_tokens_and_odd_text_come_back_byte_for_byte(server: LiveS
             assert turn["user_text"] == text
 
 
-def test_ids_of_other_people_do_not_exist_for_me(server: LiveServer) -> None:
-    with person(server) as ann, person(server) as bob:
+def test_ids_of_other_people_do_not_exist_for_me(chat_server: LiveServer) -> None:
+    with person(chat_server) as ann, person(chat_server) as bob:
         cid, rid = begin(ann)
         before = ann.get(f"/v1/conversations/{cid}").text
         bob.get("/v1/conversations")
@@ -120,8 +107,10 @@ def test_ids_of_other_people_do_not_exist_for_me(server: LiveServer) -> None:
         assert ann.get(f"/v1/conversations/{cid}").text == before
 
 
-def test_the_same_key_is_one_rating_and_other_content_is_a_conflict(server: LiveServer) -> None:
-    with person(server) as client:
+def test_the_same_key_is_one_rating_and_other_content_is_a_conflict(
+    chat_server: LiveServer,
+) -> None:
+    with person(chat_server) as client:
         _, rid = begin(client)
         rating = {"kind": "thumb", "reply_id": rid, "value": 1}
         key = {"Idempotency-Key": "again"}
@@ -149,15 +138,17 @@ def test_the_same_key_is_one_rating_and_other_content_is_a_conflict(server: Live
         {"value": 1},
     ],
 )
-def test_a_rating_that_means_nothing_is_refused(server: LiveServer, rating: dict[str, Any]) -> None:
-    with person(server) as client:
+def test_a_rating_that_means_nothing_is_refused(
+    chat_server: LiveServer, rating: dict[str, Any]
+) -> None:
+    with person(chat_server) as client:
         _, rid = begin(client)
         answer = client.post("/v1/feedback", json=rating | {"reply_id": rid})
         assert answer.status_code in (413, 422) and "\n" not in answer.json()["error"]
 
 
-def test_a_reply_streams_in_pieces_that_join_to_the_stored_text(server: LiveServer) -> None:
-    with person(server) as client:
+def test_a_reply_streams_in_pieces_that_join_to_the_stored_text(chat_server: LiveServer) -> None:
+    with person(chat_server) as client:
         cid = client.post("/v1/conversations").json()["conversation_id"]
         sent = {"text": "hello", "stream": True}
         with client.stream("POST", f"/v1/conversations/{cid}/messages", json=sent) as answer:
@@ -168,8 +159,8 @@ def test_a_reply_streams_in_pieces_that_join_to_the_stored_text(server: LiveServ
         assert pieces.replace("\0", "\ufffd") == turn["replies"][0]["text"]
 
 
-def test_other_sites_and_other_host_names_change_nothing(server: LiveServer) -> None:
-    with person(server) as client:
+def test_other_sites_and_other_host_names_change_nothing(chat_server: LiveServer) -> None:
+    with person(chat_server) as client:
         client.get("/v1/conversations")
         for headers in (
             {"Origin": "http://evil.example"},
@@ -183,27 +174,25 @@ def test_other_sites_and_other_host_names_change_nothing(server: LiveServer) -> 
             assert join.status_code == 403
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
         assert client.get("/v1/conversations").json() == {"conversations": []}
-        assert client.post("/v1/conversations", headers={"Origin": server.url}).status_code == 201
+        assert (
+            client.post("/v1/conversations", headers={"Origin": chat_server.url}).status_code == 201
+        )
 
 
-def test_a_page_session_belongs_to_who_began_it(server: LiveServer) -> None:
-    with person(server) as ann, person(server) as bob:
+def test_a_page_session_belongs_to_who_began_it(chat_server: LiveServer) -> None:
+    with person(chat_server) as ann, person(chat_server) as bob:
         ann.get("/"), bob.get("/")
         sent = {"fn_index": 0, "data": [], "session_hash": "sessionofann"}
         assert ann.post("/gradio_api/queue/join", json=sent).status_code == 200
         assert bob.post("/gradio_api/queue/join", json=sent).status_code == 404
         path = "/gradio_api/queue/data?session_hash=sessionofann"
         assert bob.get(path).status_code == 404
-    with httpx.Client(base_url=server.url) as nobody:
+    with httpx.Client(base_url=chat_server.url) as nobody:
         assert nobody.post("/gradio_api/queue/join", json=sent).status_code == 401
 
 
 def test_no_rating_that_was_acknowledged_is_lost_to_kill_9(tmp_path: Path) -> None:
-    (tmp_path / "system.txt").write_text("Be kind.")
-    model = save_tiny_model(tmp_path / "model")
-    flags = ["--model_name_or_path", str(model), "--max_new_tokens", "4"]
-    flags += ["--system_prompt_file", str(tmp_path / "system.txt")]
-    server = LiveServer(tmp_path / "home", *flags, env={"OMP_NUM_THREADS": "1"}).start()
+    server = LiveServer(tmp_path / "home", *tiny_flags(tmp_path)).start()
     with person(server) as client:
         _, rid = begin(client)
         cookies = dict(client.cookies)
