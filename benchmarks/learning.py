@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     script = [sys.executable, "-m", "benchmarks.learning"]
     units = [(s, seed, a) for a in args.algos for seed in args.seeds for s in args.preferences]
-    command, lock = " ".join([COMMAND, *_published(given)]), threading.Lock()
+    command, lock = " ".join([COMMAND, *published(given)]), threading.Lock()
 
     def work(unit: tuple[str, int, str]) -> int:
         spec, seed, algo = unit
@@ -223,7 +223,7 @@ def publish(args: argparse.Namespace, command: str) -> None:
         write_results(args.name, result_rows(rows, command))
 
 
-def _published(given: Sequence[str]) -> list[str]:
+def published(given: Sequence[str]) -> list[str]:
     """The command line without the folder and the number of jobs, which change no figure."""
     kept, skip = [], False
     for word in given:
