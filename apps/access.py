@@ -77,8 +77,9 @@ class Access:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            return  # No websocket is served; the connection is closed without an answer.
+        if scope["type"] != "http":  # No websocket is served.
+            await send({"type": "websocket.close", "code": 1008})
+            return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         refused = self._refusal(scope, headers)
         if refused is None:
