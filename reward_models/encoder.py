@@ -79,7 +79,15 @@ class Reader:
         self.backbone = backbone
         self.context_tokens = context_tokens
         self.reply_tokens = reply_tokens
-        self._trunk = _trunk(backbone.model)
+        self.trunk = _trunk(backbone.model)
+
+    def with_trunk(self, trunk: nn.Module) -> "Reader":
+        """Return a reader that reads with another module over the same weights (an adapter)."""
+        other = Reader(
+            self.backbone, context_tokens=self.context_tokens, reply_tokens=self.reply_tokens
+        )
+        other.trunk = trunk
+        return other
 
     def ids(self, prompt: Sequence[Message], reply: str) -> Ids:
         """Token ids: the end of the conversation, then the reply with its end token."""
@@ -149,7 +157,7 @@ class Reader:
         Returns:
             Shape (B, 2 * hidden).
         """
-        device = next(self._trunk.parameters()).device
+        device = next(self.trunk.parameters()).device
         widest = max(1, *(len(ids) for ids, _ in rows)) if len(rows) > 1 else len(rows[0][0]) or 1
         inputs = torch.zeros(len(rows), widest, dtype=torch.long)
         mask, reply = torch.zeros(len(rows), widest), torch.zeros(len(rows), widest)
@@ -157,7 +165,7 @@ class Reader:
             inputs[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
             mask[row, : len(ids)] = 1
             reply[row, begin : len(ids)] = 1
-        output = (trunk or self._trunk)(
+        output = (trunk or self.trunk)(
             input_ids=inputs.to(device),
             attention_mask=mask.long().to(device),
             output_hidden_states=True,

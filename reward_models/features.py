@@ -16,6 +16,7 @@ CONTEXT = "context"
 
 SCALER_PARTS = ("mean", "spread", "low", "high", "norm")
 """Fields of a Scaler, in order."""
+_SCALER = "scaler/"
 
 
 @dataclass
@@ -56,7 +57,19 @@ class Featuriser:
     def tensors(self) -> dict[str, Tensor]:
         """Flatten the scalers for a safetensors file."""
         return {
-            f"{name}.{part}": getattr(scaler, part)  # field names of a dataclass of ours
+            f"{_SCALER}{name}/{part}": getattr(scaler, part)  # field names of a dataclass of ours
             for name, scaler in self.scalers.items()
             for part in SCALER_PARTS
         }
+
+    def take_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`tensors` gave; takes them out of the dictionary.
+
+        Raises:
+            KeyError: a part of a scaler is missing.
+        """
+        keys = [key for key in tensors if key.startswith(_SCALER)]
+        found = {key: tensors.pop(key) for key in keys}
+        for name in sorted({key.split("/")[1] for key in keys}):
+            parts = (found[f"{_SCALER}{name}/{part}"] for part in SCALER_PARTS)
+            self.scalers[name] = Scaler(*parts)

@@ -6,9 +6,10 @@
 One score r(conversation, reply), linear in standardised features of four kinds: counts
 (:mod:`reward_models.textual`), their squares (for tastes with a middle), terms (a lexicon of the
 rated replies) and hidden states of a frozen backbone. Every signal has its likelihood
-(:mod:`reward_models.likelihood`); how far each kind of feature is trusted is found by
-cross-validation over conversations. The reward is the posterior mean less ``pessimism`` standard
-deviations, standardised and bounded, without the part that depends on the conversation alone.
+(:mod:`reward_models.likelihood`). How far each kind of feature is trusted is found by the evidence
+of the judgements; cross-validation over conversations says how well it all works. The reward is
+the posterior mean less ``pessimism`` standard deviations, standardised and bounded, without the
+part that depends on the conversation alone.
 """
 
 import json
@@ -23,17 +24,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from reward_models.adapter import Offset, adapted, adapter_tensors, set_adapter_tensors, tune
 from reward_models.base import Judgement, Message
 from reward_models.crossval import HeldOut, ranking
-from reward_models.dual import combine, held_out, kernels, search_strengths
+from reward_models.dual import combine, held_out, kernels, log_evidence, search_strengths
 from reward_models.encoder import Backbone, Reader
 from reward_models.errors import RewardError
 from reward_models.evidence import Evidence, gather, require_enough
-from reward_models.features import CONTEXT, SCALER_PARTS, Featuriser
+from reward_models.features import CONTEXT, Featuriser
 from reward_models.head import (
     Blocks,
     Fit,
-    Scaler,
     Strengths,
     assemble,
     fit_map,
@@ -47,8 +48,10 @@ from reward_models.textual import Lexicon
 Progress = Callable[[float, str], None]
 """(share done from 0 to 1, what is being done)."""
 
-START: Strengths = {"form": 1.0, "squares": 0.4, "terms": 1.0, "hidden": 1.0, CONTEXT: 0.4}
+START: Strengths = {"form": 1.5, "squares": 0.4, "terms": 0.6, "hidden": 0.35, CONTEXT: 0.15}
+"""Measured on simulated raters (docs/decisions.md); the evidence of the judgements moves it."""
 _WEIGHTS, _CARD = "reward.safetensors", "reward.json"
+_ADAPTER = "adapter/"
 _FORMAT = 1
 
 
@@ -114,11 +117,31 @@ class LearnedReward:
         featuriser.measure(raw)
         blocks = featuriser.scaled(raw)
         say(0.4, "weighing the features")
-        strengths, held = _tune(blocks, evidence, settings)
-        say(0.8, "fitting and checking")
+        strengths, offset, held = _tune(blocks, evidence, settings)
+        say(0.5, "fitting and checking")
+        if reader is not None and settings.lora_r:
+            rows = [reader.ids(p, r) for p, r in evidence.items]
+            trunk = tune(
+                reader,
+                rows,
+                raw["hidden"],
+                evidence,
+                offset,
+                r=settings.lora_r,
+                epochs=settings.lora_epochs,
+                seed=settings.seed,
+                progress=lambda share, text: say(0.5 + share / 2, text),
+            )
+            if trunk is not None:
+                featuriser.reader = reader = reader.with_trunk(trunk)
+                raw["hidden"] = reader.pooled(rows)
+                featuriser.measure(raw)
+                blocks = featuriser.scaled(raw)
         fit = fit_map(assemble(blocks, strengths), evidence)
         tensors = _freeze(blocks, strengths, evidence, fit)
-        report = _report(evidence, fit, held, strengths, tensors, settings, featuriser, began)
+        report = _report(
+            blocks, evidence, fit, held, strengths, tensors, settings, featuriser, began
+        )
         say(1.0, f"agrees with {report.agreement:.0%} of held-out judgements")
         return cls(featuriser, strengths, tensors, settings, report), report
 
@@ -178,11 +201,14 @@ class LearnedReward:
         folder.mkdir(parents=True, exist_ok=True)
         reader = self.featuriser.reader
         tensors = {**self.tensors, **self.featuriser.tensors()}
+        tuned = {} if reader is None else adapter_tensors(reader.trunk)
+        tensors |= {f"{_ADAPTER}{name}": tensor for name, tensor in tuned.items()}
         save_file({k: v.contiguous() for k, v in tensors.items()}, folder / _WEIGHTS)
         card = {
             "format": _FORMAT,
             "backbone": reader.backbone.name if reader else None,
             "width": reader.width if reader else 0,
+            "tuned": bool(tuned),
             "lexicon": list(self.featuriser.lexicon.vocabulary),
             "strengths": list(self.strengths.items()),
             "settings": asdict(self.settings),
@@ -222,12 +248,16 @@ class LearnedReward:
                 f"{folder} was fitted on {card['backbone']} with hidden size {card['width']}, the "
                 f"given backbone has {reader.width}; give the same backbone"
             )
-        names = {key.split(".")[0] for key in tensors if "." in key}
-        scalers = {
-            name: Scaler(*(tensors.pop(f"{name}.{part}") for part in SCALER_PARTS))
-            for name in sorted(names)
-        }
-        featuriser = Featuriser(Lexicon(tuple(card["lexicon"])), scalers, reader)
+        featuriser = Featuriser(Lexicon(tuple(card["lexicon"])), {}, reader)
+        try:
+            featuriser.take_tensors(tensors)
+            if reader is not None and settings.lora_r and card["tuned"]:
+                trunk = adapted(reader, settings.lora_r)
+                own = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_ADAPTER)}
+                set_adapter_tensors(trunk, {k.removeprefix(_ADAPTER): v for k, v in own.items()})
+                featuriser.reader = reader.with_trunk(trunk)
+        except (KeyError, RuntimeError) as error:
+            raise RewardError(f"{folder} is damaged: {error} is missing; fit it again") from error
         report = RewardReport.from_dict(card["report"])
         return cls(featuriser, dict(card["strengths"]), tensors, settings, report)
 
@@ -243,26 +273,25 @@ def _reader(backbone: Backbone | str | Path | None, settings: RewardModelSetting
 
 def _tune(
     blocks: Blocks, evidence: Evidence, settings: RewardModelSettings
-) -> tuple[Strengths, HeldOut]:
-    """Weigh the blocks by cross-validation; returns also the held-out scores of the choice."""
+) -> tuple[Strengths, Offset, HeldOut]:
+    """Weigh the blocks by their evidence; returns also cross-validated scores of the choice."""
     strengths = {name: value for name, value in START.items() if name in blocks}
     rating = fit_map(assemble(blocks, strengths), evidence).rating
     parts = kernels(blocks, evidence)
-    total = len(evidence.groups)
     if settings.search_rounds:
         # Cost grows with the cube of the number; strengths hardly depend on it.
+        total = len(evidence.groups)
         few = folds(evidence.groups, max(1, round(total / settings.search_most)), settings.seed)[0]
         sample = evidence.part(few)
-        inner = folds(sample.groups, settings.folds, settings.seed)
         cut = {name: part[few][:, few] for name, part in parts.items()}
 
         def loss(trial: Strengths) -> float:
-            return held_out(combine(cut, trial), sample, rating, inner).nll
+            return -log_evidence(combine(cut, trial), sample, rating)
 
-        strengths, _ = search_strengths(strengths, loss, rounds=settings.search_rounds)
-    # Other folds than the ones the choice was made on, or it would flatter itself.
-    outer = folds(evidence.groups, settings.folds, settings.seed + 1)
-    return strengths, held_out(combine(parts, strengths), evidence, rating, outer)
+        strengths = search_strengths(strengths, loss, rounds=settings.search_rounds)
+    held_parts = folds(evidence.groups, settings.folds, settings.seed)
+    held = held_out(combine(parts, strengths), evidence, rating, held_parts)
+    return strengths, Offset(held.first - held.second, rating), held
 
 
 def _freeze(
@@ -284,7 +313,14 @@ def _freeze(
     }
 
 
+def _correlation(a: Tensor, b: Tensor) -> float:
+    both = torch.stack([a.double(), b.double()])
+    flat = bool((both.std(1) < 1e-9).any())
+    return 0.0 if flat else float(torch.corrcoef(both)[0, 1])
+
+
 def _report(
+    blocks: Blocks,
     evidence: Evidence,
     fit: Fit,
     held: HeldOut,
@@ -296,6 +332,7 @@ def _report(
 ) -> RewardReport:
     agreed = ranking(evidence, held, seed=settings.seed)
     bias = fit.rating.rater_bias.tolist()
+    scores = assemble(blocks, strengths) @ fit.weight
     lengths = torch.tensor([math.log1p(len(words(reply))) for _, reply in evidence.items])
     return RewardReport(
         counts=evidence.counts(),
@@ -310,7 +347,7 @@ def _report(
         nll=held.nll,
         strengths=strengths,
         rater_bias=dict(zip(evidence.raters, bias, strict=True)),
-        length_correlation=0.0,
+        length_correlation=_correlation(scores, lengths),
         mean_words=float(torch.expm1(lengths).mean()),
         spread=float(tensors["mean_spread"] / tensors["scale"]),
         backbone=featuriser.reader.backbone.name if featuriser.reader else "none",

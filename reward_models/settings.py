@@ -21,7 +21,7 @@ class RewardModelSettings:
     """Passes of the search for how far each kind of feature is trusted; 0 keeps the start."""
     search_most: int = 600
     """Judgements used in that search, about; more are sampled by conversation."""
-    pessimism: float = 0.5
+    pessimism: float = 0.25
     """Standard deviations taken off the mean score: what is uncertain is worth less."""
     bound: float = 3.0
     """Scores are standardised on the rated replies and squashed to within plus or minus this."""
@@ -31,6 +31,10 @@ class RewardModelSettings:
     """Tokens of the conversation's end that the backbone reads before the reply."""
     reply_tokens: int = 128
     """Longest reply that the backbone reads, in tokens."""
+    lora_r: int = 0
+    """Rank of a LoRA adapter on the backbone's upper half; 0 reads with the frozen backbone."""
+    lora_epochs: int = 3
+    """Passes of its training; the best one by held-out conversations is kept, or none."""
     seed: int = 0
     """Of folds and resampling."""
 
@@ -49,6 +53,8 @@ class RewardModelSettings:
             "pessimism": (0, 10),
             "bound": (0.1, 100),
             "lexicon": (0, 20_000),
+            "lora_r": (0, 256),
+            "lora_epochs": (1, 100),
             "context_tokens": (0, 4096),
             "reply_tokens": (1, 4096),
         }

@@ -26,6 +26,9 @@ _MONEY = re.compile(r"[$€£¥]\s?\d|\d\s?(?:[$€£¥]|euros?|pounds?|dollars?
 _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]")
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 
+LENGTH_STEPS = (3, 6, 9, 13, 18, 25, 35, 50)
+"""Word counts at which a step feature turns on: together they make any function of length."""
+
 REPLY_FEATURES = (
     "words", "word_length", "sentences", "sentence_words", "last_sentence_words",
     "asks_last", "questions", "exclamations", "commas", "colons", "ellipsis", "quotes", "brackets",
@@ -34,6 +37,7 @@ REPLY_FEATURES = (
     "claims_known_share", "courtesy", "courtesy_any", "rude", "negations", "first_person",
     "second_person", "repeats", "distinct", "in_user", "in_system", "in_earlier", "novel",
     "takes_up", "twin", "same_as_before", "new_after_last", "markup", "very_short",
+    "echoes_user", *(f"words_{step}" for step in LENGTH_STEPS),
 )  # fmt: skip
 """Names of :func:`reply_features`, in order."""
 
@@ -53,6 +57,7 @@ class _Context:
     everything: frozenset[str]
     system: frozenset[str]
     user: frozenset[str]
+    user_all: frozenset[str]
     earlier: tuple[frozenset[str], ...]
     earlier_texts: frozenset[str]
     last_assistant: frozenset[str]
@@ -104,6 +109,7 @@ def _context(messages: tuple[tuple[str, str], ...]) -> _Context:
         everything=frozenset(tokens),
         system=_content_words(system),
         user=user,
+        user_all=frozenset(user_tokens),
         earlier=earlier,
         earlier_texts=frozenset(" ".join(words(content)) for content in said),
         last_assistant=earlier[-1] if earlier else frozenset(),
@@ -199,6 +205,8 @@ def _relation(reply: str, tokens: Sequence[str], context: _Context) -> list[floa
         1.0 - _share(content, context.last_assistant) if content else 0.0,
         1.0 - letters / max(1, len(reply)),
         float(len(tokens) <= 2),
+        sum(token in context.user_all for token in tokens) / max(1, len(tokens)),
+        *(float(len(tokens) >= step) for step in LENGTH_STEPS),
     ]
 
 

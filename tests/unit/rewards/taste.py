@@ -15,14 +15,7 @@ CORES = (
     "Try the Golden Pagoda, phone 9911.",
     "It opens at nine and closes late in the evening on most days of the week.",
 )
-CLOSERS = (
-    "",
-    "",
-    "Which day would you like?",
-    "Shall I book it?",
-    "Look it up.",
-    "Enjoy your stay!",
-)
+CLOSERS = ("", "Which day would you like?", "Shall I book it?", "For how many?", "Enjoy!")
 QUESTIONS = (
     "where can I eat",
     "a room for two please",

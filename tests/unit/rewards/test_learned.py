@@ -187,3 +187,16 @@ def test_settings_out_of_range_name_themselves():
 def test_a_missing_backbone_is_one_sentence(tmp_path):
     with pytest.raises(RewardError, match=r"cannot load .* as a reward backbone"):
         LearnedReward.fit(rate(brief, 40), backbone=tmp_path / "nothing")
+
+
+def test_an_adapter_is_kept_only_if_it_helps_and_survives_saving(backbone, tmp_path):
+    settings = RewardModelSettings(lora_r=2, lora_epochs=2)
+    before = {name: p.clone() for name, p in backbone.model.named_parameters()}
+    reward, _ = LearnedReward.fit(rate(asking, 60), backbone=backbone, settings=settings)
+    assert all(p.equal(before[name]) for name, p in backbone.model.named_parameters())
+    reward.save(tmp_path)
+    again = LearnedReward.load(tmp_path, backbone=backbone)
+    prompt = prompt_of(random.Random(0))
+    replies = [reply_of(random.Random(i)) for i in range(4)]
+    expected = [reward.score(prompt, reply) for reply in replies]
+    assert [again.score(prompt, reply) for reply in replies] == pytest.approx(expected, abs=1e-6)
