@@ -1,0 +1,26 @@
+"""The null benchmark's ratings: one on every turn, through the chat service, drawn by a coin."""
+
+from benchmarks import loop, null_ratings
+from dialog_rl.corpus import judgements
+from dialog_rl.policy import Policy
+from tests.fakes import byte_tokenizer, tiny_model
+
+SCRIPTS = [[{"role": "user", "content": f"hello {n}"}] * 3 for n in range(40)]
+
+
+def test_every_turn_gets_one_random_rating(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "scripts", lambda seed: SCRIPTS)
+    tokenizer = byte_tokenizer()
+    policy = Policy(tiny_model(len(tokenizer), end_id=tokenizer.eos_token_id), tokenizer, name="t")
+    assert null_ratings.talk(tmp_path / "talk", policy, 30) == {"turns": 30}
+    chat, store = loop.chat_service(tmp_path / "talk", policy)
+    try:
+        null_ratings.rate_at_random(chat, store, seed=1)
+        found = judgements(store)
+    finally:
+        store.close()
+    rated = [j for j in found if j.value != 0.5 or j.signal != "choice"]
+    assert len(rated) == 30
+    assert {"thumb", "stars", "choice"} == {j.signal for j in rated}
+    thumbs = [j.value for j in rated if j.signal == "thumb"]
+    assert 0 < sum(thumbs) < len(thumbs)
