@@ -25,8 +25,9 @@ def teach_card(status: TeachStatus) -> str:
         return _running(status)
     if status.state == "failed":
         return (
-            '<div class="teach failed" data-state="failed"><h4>No verdict</h4>'
-            f"<p>{text(status.message)}</p><p>The assistant goes on as it was.</p></div>"
+            '<div class="teach failed" data-state="failed"><h4>Stopped without a verdict</h4>'
+            f"<p>{text(status.message[:1].upper() + status.message[1:])}.</p>"
+            "<p>The assistant goes on as it was.</p></div>"
         )
     if status.state in ("shipped", "refused"):
         return _verdict(status, status.verdict or {"reasons": [status.message]})

@@ -27,7 +27,7 @@ from dialog_rl.writing import Claims, FinishedReply, PairStream, ReplyStream
 from reward_models.base import Message
 
 if TYPE_CHECKING:
-    from dialog_rl.manager import DialogManager, DraftReply
+    from dialog_rl.manager import DialogManager, DraftReply, StreamingReply
     from dialog_rl.registry import AdapterRegistry
 
 UNTITLED = "New conversation"
@@ -148,10 +148,11 @@ class ChatService:
             self._manager.build_prompt(messages)
             streams: list[ReplyStream] = []
             try:
-                for seed in seeds:
+                for place, seed in enumerate(seeds):
                     choose = len(seeds) == 1
-                    finish = self._finisher(conversation_id, turn, choose=choose)
-                    streams.append(self._write(messages, seed, finish, release))
+                    finish = self._finisher(conversation_id, turn, choose=choose, place=place)
+                    other = streams[0] if streams else None
+                    streams.append(self._write(messages, seed, finish, release, unlike=other))
                 self._store.add_user_turn(conversation_id, turn, text, self._clock())
             except BaseException:
                 for stream in streams:
@@ -204,15 +205,25 @@ class ChatService:
         seed: int | None,
         finish: FinishedReply,
         release: Callable[[], None],
+        *,
+        unlike: ReplyStream | None = None,
     ) -> ReplyStream:
         """Start one reply from the version in service."""
-        seed = random.getrandbits(31) if seed is None else seed
         version = self._serving.version()
-        draft = self._manager.stream(messages, params=self._params, seed=seed, version=version)
-        return ReplyStream(draft, finish, release)
 
-    def _finisher(self, conversation_id: str, turn: int, *, choose: bool) -> FinishedReply:
+        def draw(seed: int | None = None) -> "StreamingReply":
+            seed = random.getrandbits(31) if seed is None else seed
+            return self._manager.stream(messages, params=self._params, seed=seed, version=version)
+
+        redraw = draw if unlike is not None and self._params.temperature > 0 else None
+        return ReplyStream(draw(seed), finish, release, unlike=unlike, redraw=redraw)
+
+    def _finisher(
+        self, conversation_id: str, turn: int, *, choose: bool, place: int = 0
+    ) -> FinishedReply:
         """Return the function that stores a finished draft as the reply to ``turn``."""
+        # The beginning, not the end: the shorter of two candidates must not become the first.
+        begun = self._clock() + 1e-6 * place
 
         def finish(draft: "DraftReply") -> Reply:
             reply = Reply(
@@ -230,7 +241,7 @@ class ChatService:
                 base_model=self._manager.policy.base_id,
                 adapter_version=draft.version,
                 finish_reason=draft.generation.finish_reason,
-                created_at=self._clock(),
+                created_at=begun,
             )
             self._store.add_reply(reply)
             if choose:

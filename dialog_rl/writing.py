@@ -23,9 +23,30 @@ class ReplyStream:
     half-way is stored as far as it got, with ``finish_reason`` "cancelled".
     """
 
+    REDRAWS = 4
+    """How often a second candidate that says the same as the first is drawn anew."""
+
     def __init__(
-        self, draft: "StreamingReply", finish: FinishedReply, release: Callable[[], None]
+        self,
+        draft: "StreamingReply",
+        finish: FinishedReply,
+        release: Callable[[], None],
+        *,
+        unlike: "ReplyStream | None" = None,
+        redraw: "Callable[[], StreamingReply] | None" = None,
     ) -> None:
+        """Wrap a draft that is being written.
+
+        Args:
+            draft: the draft.
+            finish: stores it.
+            release: called once when nothing is written any more.
+            unlike: the other candidate of a pair, when both should not say the same.
+            redraw: starts another draft.
+        """
+        self._unlike = unlike
+        self._redraw = redraw
+        self.ended = False
         self._draft = draft
         self._finish = finish
         self._release = release
@@ -37,11 +58,25 @@ class ReplyStream:
     def __iter__(self) -> Iterator[str]:
         """Yield pieces of text; stores the reply at the end."""
         try:
-            for delta in self._draft:
-                self.text += delta
-                yield delta
+            yield from self._write()
+            for _ in range(self.REDRAWS):
+                if self._redraw is None or not self._says_the_same():
+                    break
+                self._draft = self._redraw()
+                self.text = ""
+                yield from self._write()
+            self.ended = True
         finally:
             self.close()
+
+    def _write(self) -> Iterator[str]:
+        for delta in self._draft:
+            self.text += delta
+            yield delta
+
+    def _says_the_same(self) -> bool:
+        # A pair is written in step, the first candidate ahead: equal texts end together.
+        return self._unlike is not None and self._unlike.ended and self._unlike.text == self.text
 
     def close(self) -> None:
         """Stop writing and store what there is; safe to call again."""

@@ -244,6 +244,22 @@ def test_a_message_whose_server_was_killed_can_be_answered_later(home: Home) -> 
         home.service.answer("ann", cid)
 
 
+def test_two_candidates_do_not_say_the_same_while_another_can_be_drawn(home: Home) -> None:
+    cid = home.service.start("ann").conversation_id
+    same = home.service.compare("ann", cid, "one", seed=5)
+    first, second = same.streams
+    second._draft.close()
+    second._draft = home.service._manager.stream(  # the same seed as the first: the same text
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "one"}],
+        params=PARAMS,
+        seed=5,
+    )
+    a, b = same.read()
+    assert a.seed == 5 and b.seed != 5
+    assert first.text != second.text
+    assert len(home.store.turns(cid)[0].replies) == 2
+
+
 def test_talking_on_without_a_vote_goes_on_from_the_first_candidate(home: Home) -> None:
     cid = home.service.start("ann").conversation_id
     a, b = home.service.candidates("ann", cid, "one")
