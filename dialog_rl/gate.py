@@ -319,7 +319,9 @@ def _log_ratios(
     prompts = [manager.build_prompt(j.prompt).ids for j in rated]
     scored = [Scored.reply(prompts[n], render_reply_ids(tokenizer, text)) for n, text in wanted]
     with manager.policy.lease(candidate) as new, manager.policy.lease(incumbent) as old:
-        ratio, _ = centred_log_ratio(new, old, scored, temperature=params.temperature or 1.0)
+        ratio = centred_log_ratio(
+            new, old, scored, temperature=params.temperature or 1.0, top_p=params.top_p
+        )
     sides = np.zeros((2, len(rated)))
     seen: Counter[int] = Counter()
     for (n, _), value in zip(wanted, ratio, strict=True):

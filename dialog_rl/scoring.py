@@ -2,13 +2,14 @@
 
 The *centred log-ratio* of a reply y with tokens y_1..y_T, candidate c and incumbent i, is
 
-    s(y) = sum_t [ log c(y_t) - log i(y_t) + KL(i || c) at step t ]
+    s(y) = sum_t [ log c(y_t) - log i(y_t) - E_q (log c - log i) at step t ]
 
-The KL term is minus the mean of the log-ratio under the incumbent, so each step, and with it every
-reply, has mean 0 if the incumbent wrote it, whatever the prompt and however long the reply. Without
-it, a candidate that is only a sharper incumbent would seem to favour long replies. To first order
-in the change from i to c, the covariance of s with people's ratings is the change of the mean
-rating: this is the policy gradient theorem read backwards.
+where q is what the incumbent samples from at that step: its distribution at the chat's temperature,
+cut at top-p. So each step, and with it every reply, has mean 0 if the incumbent wrote it, whatever
+the prompt and however long the reply. Without the centring (or with the whole distribution in place
+of q) a candidate that is only a sharper incumbent would seem to favour long replies, because the
+tail it gives up is never sampled. To first order in the change from i to c, the covariance of s
+with people's ratings is the change of the mean rating: the policy gradient theorem read backwards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,29 +118,40 @@ def reply_logprobs(
     return total
 
 
+def _nucleus(log_probs: Tensor, top_p: float) -> Tensor:
+    """What top-p sampling draws from: the likeliest tokens reaching ``top_p``, (P, V), sum 1."""
+    probs = log_probs.exp()
+    if top_p >= 1:
+        return probs
+    ordered, index = probs.sort(dim=-1, descending=True)
+    ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+    kept = torch.zeros_like(probs).scatter_(-1, index, ordered)
+    return kept / kept.sum(-1, keepdim=True)
+
+
 def centred_log_ratio(
     candidate: "nn.Module",
     incumbent: "nn.Module",
     rows: Sequence[Scored],
     *,
     temperature: float = 1.0,
-) -> tuple[Array, Array]:
-    """The centred log-ratio of each row (see the module's text) and its share of KL(i || c).
+    top_p: float = 1.0,
+) -> Array:
+    """The centred log-ratio of each row, see the module's text.
 
     Args:
         candidate: the new model.
         incumbent: the model in service.
         rows: prompts and replies.
         temperature: divides both models' logits, as when sampling; above 0.
+        top_p: where the incumbent's distribution was cut when the replies were sampled.
 
     Returns:
-        Two arrays (N,), nats: centred log-ratios, and KL(i || c) summed over each row's positions.
+        (N,), nats.
     """
-    ratio, kl = np.zeros(len(rows)), np.zeros(len(rows))
-    models = [candidate, incumbent]
-    for number, target, (new, old) in _log_softmax(models, rows, temperature):
-        step_kl = (old.exp() * (old - new)).sum(-1)
-        gained = (new - old).gather(-1, target[:, None])[:, 0]
-        _add_up(ratio, number, gained + step_kl)
-        _add_up(kl, number, step_kl)
-    return ratio, kl
+    ratio = np.zeros(len(rows))
+    for number, target, (new, old) in _log_softmax([candidate, incumbent], rows, temperature):
+        gain = new - old
+        said = gain.gather(-1, target[:, None])[:, 0]
+        _add_up(ratio, number, said - (_nucleus(old, top_p) * gain).sum(-1))
+    return ratio

@@ -23,6 +23,8 @@ CLIP = 4.0
 """A trait is cut at so many standard deviations; one odd reply must not steer a direction."""
 LEXICON_WEIGHT = 0.35
 """Scale of a word's trait beside a general trait's 1."""
+RIDGE = 3.0
+"""Of 0.3, 1 and 3 the one that saw a changed taste most often (docs/decisions.md)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def _ridge(rows: Array, target: Array, penalty: float) -> Array:
     return solved
 
 
-def moved_direction(candidate: Array, incumbent: Array, *, penalty: float = 1.0) -> Array:
+def moved_direction(candidate: Array, incumbent: Array, *, penalty: float = RIDGE) -> Array:
     """The direction in trait space in which the candidate's fresh replies differ, (D,).
 
     Ridge-regularised linear discriminant of paired replies to the same prompts.
@@ -81,7 +83,7 @@ def moved_direction(candidate: Array, incumbent: Array, *, penalty: float = 1.0)
     return solved
 
 
-def taste_direction(rows: Array, opinion: Array, *, penalty: float = 1.0) -> Array:
+def taste_direction(rows: Array, opinion: Array, *, penalty: float = RIDGE) -> Array:
     """The direction in trait space that held-out people like, (D,).
 
     Args:

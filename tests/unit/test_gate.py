@@ -56,7 +56,7 @@ def rated(manager):
         for p, t in zip(prompts, texts, strict=True)
     ]
     with manager.policy.lease("v1") as new, manager.policy.lease("base") as old:
-        ratio, _ = centred_log_ratio(new, old, rows)
+        ratio = centred_log_ratio(new, old, rows, top_p=SHORT.top_p)
     return prompts, texts, ratio
 
 
