@@ -154,6 +154,8 @@ class TrainSettings:
     """PPO ends after the update in which this much time has passed, episodes left or not."""
     batch_size: int = 64
     """Replies per PPO update."""
+    num_generations: int = 4
+    """Replies sampled to each prompt of a batch; they share the reading of it."""
     num_mini_batches: int = 2
     """Optimizer steps per pass over a batch."""
     num_ppo_epochs: int = 3
@@ -225,6 +227,11 @@ class TrainSettings:
                 f"batch_size must be a multiple of num_mini_batches, "
                 f"got {self.batch_size} and {self.num_mini_batches}"
             )
+        if self.batch_size % self.num_generations:
+            raise ConfigError(
+                f"batch_size must be a multiple of num_generations, "
+                f"got {self.batch_size} and {self.num_generations}"
+            )
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
             raise ConfigError(
                 f"reward_weights must have one value per reward_funcs "
@@ -262,6 +269,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("total_episodes", 1, 10**9),
     ("max_seconds", 0.0, 1e9),
     ("batch_size", 2, 65536),
+    ("num_generations", 1, 65536),
     ("num_mini_batches", 1, 65536),
     ("num_ppo_epochs", 1, 100),
     ("learning_rate", 1e-8, 1.0),

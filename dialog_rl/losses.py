@@ -46,9 +46,10 @@ class _TokenLogprobs(torch.autograd.Function):
             scaled = logits / temperature
             log_norm = torch.logsumexp(scaled, dim=-1)
             picked = targets[part, None]
-            logprobs[part] = scaled.gather(1, picked).squeeze(1) - log_norm
-            p = (scaled - log_norm[:, None]).exp()
-            entropies[part] = log_norm - (p * scaled).sum(-1)
+            every = scaled - log_norm[:, None]
+            logprobs[part] = every.gather(1, picked).squeeze(1)
+            p = every.exp()
+            entropies[part] = -(p * every).sum(-1)
             if unit is not None:
                 slope = p.neg_()
                 slope.scatter_add_(1, picked, torch.ones_like(picked, dtype=slope.dtype))

@@ -98,43 +98,145 @@ def sampling_seeds(start: int, size: int, seed: int) -> list[int]:
     return [seed * 1_000_000_007 + position for position in range(start, start + size)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one forward pass reads: b rows of at most T tokens, and the n sampled tokens in them.
+
+    A row is a prompt with one reply, or with several replies to it side by side: then
+    ``attention`` lets each reply see the prompt and itself, and ``positions`` start each right
+    after the prompt, so that every reply is scored exactly as if it stood alone.
+    """
+
+    ids: Tensor
+    """[b, T] int64, right-padded with 0."""
+    positions: Tensor | None
+    """[b, T] int64; None counts from 0."""
+    attention: Tensor | None
+    """[b, 1, T, T] bool, True where a token (third axis) sees another (fourth); None is causal."""
+    rows: Tensor
+    """[n] row of each sampled token."""
+    sources: Tensor
+    """[n] place of the token whose hidden state predicts it."""
+    targets: Tensor
+    """[n] its id."""
+    episodes: Tensor
+    """[n] which episode of the batch it belongs to."""
+    steps: Tensor
+    """[n] its place in that episode's reply, from 0."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Episodes as tensors: B right-padded rows sorted by length, cut into micro-batches."""
+    """B episodes as tensors over at most R reply tokens, and the passes that read them."""
 
     episodes: tuple[Episode, ...]
-    """In row order."""
-    ids: Tensor
-    """[B, T] int64, prompt then reply."""
     mask: Tensor
-    """[B, T] bool, True on the sampled tokens."""
+    """[B, R] bool, True on the sampled tokens."""
     sampled_logprobs: Tensor
-    """[B, T] as recorded while decoding, 0 outside the mask."""
-    micro: tuple[tuple[int, int, int], ...]
-    """(first row, end row, width) of each micro-batch; width is its longest row."""
+    """[B, R] as recorded while decoding, 0 outside the mask."""
+    passes: tuple[Pass, ...]
+    """Rows of similar length stand together, so that little is padded."""
 
 
-def make_batch(episodes: Sequence[Episode], micro_size: int, device: torch.device) -> Batch:
-    """Pack episodes, short ones with short ones so that little is padded.
+def make_batch(
+    episodes: Sequence[Episode], per_pass: int, device: torch.device, *, pack: bool = False
+) -> Batch:
+    """Pack episodes into passes, short rows with short ones.
+
+    Args:
+        episodes: replies to one prompt should follow one another.
+        per_pass: episodes in one pass, about (at least one row).
+        device: where the tensors go.
+        pack: put the replies to one prompt into one row, which then reads the prompt once.
 
     Raises:
         TrainingError: a reply has no token.
     """
     if any(not e.reply_ids for e in episodes):
         raise TrainingError("a sampled reply has no token, not even an end token; this is a bug")
-    rows = sorted(episodes, key=lambda e: len(e.prompt.ids) + len(e.reply_ids))
-    widths = [len(e.prompt.ids) + len(e.reply_ids) for e in rows]
-    ids = torch.zeros(len(rows), max(widths), dtype=torch.long)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    logprobs = torch.zeros(ids.shape)
-    for row, (episode, width) in enumerate(zip(rows, widths, strict=True)):
-        start = len(episode.prompt.ids)
-        ids[row, :width] = torch.tensor(episode.prompt.ids + episode.reply_ids)
-        mask[row, start:width] = True
-        logprobs[row, start:width] = torch.tensor(episode.logprobs)
-    cuts = range(0, len(rows), micro_size)
-    micro = tuple(
-        (first, end, widths[end - 1])
-        for first, end in ((c, min(c + micro_size, len(rows))) for c in cuts)
+    lengths = torch.tensor([len(e.reply_ids) for e in episodes])
+    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    logprobs = torch.zeros(mask.shape)
+    logprobs[mask] = torch.tensor([p for e in episodes for p in e.logprobs])
+    rows: list[list[int]] = []
+    for index, episode in enumerate(episodes):
+        if pack and rows and episodes[rows[-1][0]].prompt is episode.prompt:
+            rows[-1].append(index)
+        else:
+            rows.append([index])
+    rows.sort(key=lambda row: _row_length(episodes, row))
+    passes, part = [], list[list[int]]()
+    for row in rows:
+        if part and sum(map(len, part)) + len(row) > per_pass:
+            passes.append(_make_pass(episodes, part, device))
+            part = []
+        part.append(row)
+    passes.append(_make_pass(episodes, part, device))
+    return Batch(tuple(episodes), mask.to(device), logprobs.to(device), tuple(passes))
+
+
+def _row_length(episodes: Sequence[Episode], row: Sequence[int]) -> int:
+    return len(episodes[row[0]].prompt.ids) + sum(len(episodes[i].reply_ids) for i in row)
+
+
+def _make_pass(
+    episodes: Sequence[Episode], rows: Sequence[Sequence[int]], device: torch.device
+) -> Pass:
+    width = max(_row_length(episodes, row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    segments = torch.full_like(ids, -1)  # 0 is the prompt, k the k-th reply
+    tokens: list[tuple[int, int, int, int, int]] = []
+    for r, row in enumerate(rows):
+        prompt = episodes[row[0]].prompt.ids
+        at = len(prompt)
+        ids[r, :at] = torch.tensor(prompt)
+        positions[r, :at] = torch.arange(at)
+        segments[r, :at] = 0
+        for k, index in enumerate(row, start=1):
+            reply = episodes[index].reply_ids
+            end = at + len(reply)
+            ids[r, at:end] = torch.tensor(reply)
+            positions[r, at:end] = torch.arange(len(prompt), len(prompt) + len(reply))
+            segments[r, at:end] = k
+            sources = [len(prompt) - 1, *range(at, end - 1)]
+            tokens += [
+                (r, s, t, index, n) for n, (s, t) in enumerate(zip(sources, reply, strict=True))
+            ]
+            at = end
+    packed = any(len(row) > 1 for row in rows)
+    attention = None
+    if packed:
+        seen, seeing = segments[:, None, None, :], segments[:, None, :, None]
+        attention = ((seen == 0) | (seen == seeing)) & torch.ones(width, width).tril().bool()
+    columns = torch.tensor(tokens).T.to(device)
+    return Pass(
+        ids=ids.to(device),
+        positions=positions.to(device) if packed else None,
+        attention=None if attention is None else attention.to(device),
+        rows=columns[0],
+        sources=columns[1],
+        targets=columns[2],
+        episodes=columns[3],
+        steps=columns[4],
     )
-    return Batch(tuple(rows), ids.to(device), mask.to(device), logprobs.to(device), micro)
+
+
+def masked_pass(ids: Tensor, mask: Tensor) -> Pass:
+    """The pass over whole sequences whose sampled tokens are marked, each predicted by the last.
+
+    Args:
+        ids: [b, T] int64, right-padded.
+        mask: [b, T] bool, never True on the first token.
+    """
+    rows, places = mask.nonzero(as_tuple=True)
+    return Pass(
+        ids=ids,
+        positions=None,
+        attention=None,
+        rows=rows,
+        sources=places - 1,
+        targets=ids[mask],
+        episodes=rows,
+        steps=places,
+    )

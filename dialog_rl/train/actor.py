@@ -7,13 +7,14 @@ reference and every epoch. Whether an architecture can be cut there is tried whe
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from transformers import PreTrainedModel
 
 from dialog_rl.errors import PolicyError
 from dialog_rl.losses import token_logprobs
+from dialog_rl.rollout import Episode, Pass, TrainingPrompt, make_batch
+from dialog_rl.train.fused_lora import FusedLora, fuse
 from reward_models.backbone import (
     LoraLayers,
     decoder_layers,
@@ -30,7 +33,8 @@ from reward_models.backbone import (
 )
 
 ADAPTER_FILE = "adapter_model.safetensors"
-SPLIT_TOLERANCE = 1e-4
+PROBE_TOLERANCE = {None: 1e-4, torch.bfloat16: 0.1}
+"""Largest difference of log-probabilities (nats) at which a short cut counts as exact."""
 
 
 class Scored(NamedTuple):
@@ -64,6 +68,27 @@ def _view(module: nn.Module, path: str, replacement: nn.Module) -> nn.Module:
     child = module.get_submodule(head)
     made._modules[head] = _view(child, rest, replacement) if rest else replacement
     return made
+
+
+def _probe(device: torch.device, *, packed: bool) -> tuple[Pass, ...]:
+    """Two replies to one prompt, in one row or each in its own."""
+    prompt = TrainingPrompt(messages=(), ids=tuple(range(1, 7)))
+    replies = (tuple(range(7, 11)), tuple(range(11, 14)))
+    episodes = [
+        Episode(
+            prompt=prompt,
+            reply_ids=ids,
+            logprobs=(0.0,) * len(ids),
+            text="",
+            finished=True,
+            score=0.0,
+            parts={},
+        )
+        for ids in replies
+    ]
+    if packed:
+        return make_batch(episodes, 2, device, pack=True).passes
+    return tuple(p for e in episodes for p in make_batch([e], 1, device).passes)
 
 
 class Actor:
@@ -108,7 +133,7 @@ class Actor:
         if init_adapter is not None:
             _load_adapter(self.policy, init_adapter)
         self.policy.eval()
-        model: Any = self.policy.get_base_model()
+        model: Any = fuse(share_parameters(self.policy.get_base_model()))
         self.device = base.device
         self.autocast_dtype = autocast_dtype
         self._backbone: PreTrainedModel = getattr(model, model.base_model_prefix)
@@ -120,6 +145,7 @@ class Actor:
         nn.init.zeros_(self.value_head.bias)
         self.restart()
         self.frozen_layers = self._split()
+        self.can_pack = self._can_pack()
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable tensors of the adapter by their module path."""
@@ -135,7 +161,7 @@ class Actor:
         adapted = [
             i
             for i, layer in enumerate(layers)
-            if any("lora_" in n for n, _ in layer.named_modules())
+            if any(isinstance(m, FusedLora | LoraLayer) for m in layer.modules())
         ]
         first = min(adapted, default=0)
         self._top: nn.Module = self._backbone
@@ -143,74 +169,97 @@ class Actor:
         kinds = getattr(self._backbone.config, "layer_types", None)  # transformers': full, sliding
         if first == 0 or (kinds and kinds[first:] != kinds[: len(kinds) - first]):
             return 0
-        top = _view(self._backbone, name, nn.ModuleList(layers[first:]))
-        ids = torch.arange(1, 9, device=self.device)[None]
-        with torch.no_grad():
-            whole = self._backbone(input_ids=ids, use_cache=False)[0]
-            try:
-                cut = top(inputs_embeds=self._trunk(ids), use_cache=False)[0]
-            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-                return 0  # an architecture that needs more than hidden states half-way
-        if whole.shape != cut.shape or (whole - cut).abs().max() > SPLIT_TOLERANCE:
-            return 0  # embeddings are rescaled or layers know their place; do without the saving
-        self._top = top
-        return first
+        probe = _probe(self.device, packed=False)
+        whole = self._probed(probe, 0)
+        self._top = _view(self._backbone, name, nn.ModuleList(layers[first:]))
+        if self._agree(whole, self._probed(probe, first)):
+            return first
+        self._top = self._backbone  # embeddings are rescaled, or layers know their place
+        return 0
+
+    def _can_pack(self) -> bool:
+        """Whether replies side by side in one row are scored as if each stood alone."""
+        config = self._backbone.config
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+            return False  # a mask of our own would switch the window off
+        alone = self._probed(_probe(self.device, packed=False), self.frozen_layers)
+        return self._agree(
+            alone, self._probed(_probe(self.device, packed=True), self.frozen_layers)
+        )
+
+    def _probed(self, passes: Sequence[Pass], frozen: int) -> Tensor | None:
+        """Log-probabilities of the probe's tokens with so many frozen layers; None if it fails."""
+        self.frozen_layers, found = frozen, []
+        try:
+            with torch.no_grad():
+                for p in passes:
+                    found.append(self.score(self.trunk(p), p, 1.0).logprobs)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            return None  # an architecture whose layers need more than hidden states half-way
+        return torch.cat(found)
+
+    def _agree(self, a: Tensor | None, b: Tensor | None) -> bool:
+        if a is None or b is None or a.shape != b.shape:
+            return False
+        return bool((a - b).abs().max() <= PROBE_TOLERANCE[self.autocast_dtype])
 
     def _autocast(self) -> torch.autocast:
         on = self.autocast_dtype is not None
         return torch.autocast(self.device.type, self.autocast_dtype or torch.bfloat16, enabled=on)
 
-    def _trunk(self, ids: Tensor) -> Tensor:
+    def _arguments(self, p: Pass) -> dict[str, Any]:
+        """How the backbone is told who sees whom."""
+        if p.attention is None:
+            return {"use_cache": False}
+        attention = p.attention
+        if self._backbone.config._attn_implementation != "sdpa":  # eager adds the mask
+            attention = torch.zeros(attention.shape, device=self.device).masked_fill(
+                ~attention, torch.finfo(torch.float32).min
+            )
+        return {"use_cache": False, "attention_mask": attention, "position_ids": p.positions}
+
+    def trunk(self, p: Pass) -> Tensor:
+        """What the frozen layers make of a pass; give it to :meth:`score`.
+
+        Rows are right-padded. Attention is causal, so padding on the right cannot reach a token.
+
+        Returns:
+            [b, T, H] hidden states, or the ids themselves where nothing is frozen.
+        """
+        if not self.frozen_layers:
+            return p.ids
         handle = self._first.register_forward_pre_hook(_raise_hidden, with_kwargs=True)
         try:
-            self._backbone(input_ids=ids, use_cache=False)
+            with torch.no_grad(), self._autocast():
+                self._backbone(input_ids=p.ids, **self._arguments(p))
         except _ReachedTop as reached:
             return reached.hidden
         finally:
             handle.remove()
         raise PolicyError(f"{type(self._backbone).__name__} does not run its decoder layers")
 
-    def trunk(self, ids: Tensor) -> Tensor:
-        """What the frozen layers make of right-padded ids; give it to :meth:`score`.
+    def score(self, trunk: Tensor, p: Pass, temperature: float) -> Scored:
+        """Log-probabilities, entropies and values of the pass's n sampled tokens.
 
         Args:
-            ids: [B, T] int64, right-padded. Attention is causal, so padding on the right cannot
-                reach a token and needs no mask.
-
-        Returns:
-            [B, T, H] hidden states, or ``ids`` itself where nothing is frozen.
+            trunk: what :meth:`trunk` returned for this pass.
+            p: the pass.
+            temperature: as when the tokens were sampled.
         """
-        if not self.frozen_layers:
-            return ids
-        with torch.no_grad(), self._autocast():
-            return self._trunk(ids)
-
-    def score(self, trunk: Tensor, ids: Tensor, mask: Tensor, temperature: float) -> Scored:
-        """Log-probabilities, entropies and values of the sampled tokens.
-
-        Args:
-            trunk: what :meth:`trunk` returned for these ids.
-            ids: [B, T] int64.
-            mask: [B, T] bool, True on the N sampled tokens (never on the first token of a row).
-            temperature: as when they were sampled.
-        """
-        hidden = self._hidden(trunk)[:, :-1][mask[:, 1:]].float()
+        entry = "inputs_embeds" if self.frozen_layers else "input_ids"
+        with self._autocast():
+            states: Tensor = self._top(**{entry: trunk}, **self._arguments(p))[0]
+        hidden = states[p.rows, p.sources].float()
         logprobs, entropies = token_logprobs(
             hidden,
             self._head_weight,
-            ids[mask],
+            p.targets,
             temperature=temperature,
             bias=self._head_bias,
             softcap=self._softcap,
         )
         return Scored(logprobs, entropies, self.value_head(hidden).squeeze(-1))
-
-    def _hidden(self, trunk: Tensor) -> Tensor:
-        """[B, T, H] last hidden states of the policy."""
-        with self._autocast():
-            entry = "inputs_embeds" if self.frozen_layers else "input_ids"
-            hidden: Tensor = self._top(**{entry: trunk}, use_cache=False)[0]
-            return hidden
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ registry is not touched before the last stage.
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
-from transformers import TrainerCallback
 
 from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
@@ -41,6 +39,7 @@ from dialog_rl.train.compute import autocast_dtype, choose_dtype
 from dialog_rl.train.plots import draw_plots
 from dialog_rl.train.ppo import DialogPPOTrainer
 from dialog_rl.train.preference import train_dpo, train_kto
+from dialog_rl.train.progress import BAR, Progress, RunCallback, Teller
 from dialog_rl.train.reward import (
     REWARD_FOLDER,
     WeakReward,
@@ -52,12 +51,6 @@ from dialog_rl.train.reward import (
 )
 from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
 from dialog_rl.verdict import Verdict, read_verdict
-
-Progress = Callable[[str, float, str], None]
-"""Called with the stage, the share of the whole run that is done, and a sentence."""
-SPANS = {"snapshot": (0.0, 0.03), "reward": (0.03, 0.13), "sft": (0.13, 0.2), "gate": (0.85, 1.0)}
-LEARN = (0.2, 0.85)
-"""Span of ppo, kto or dpo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +104,8 @@ def train(
     run = open_run(home, resume_run_id) if resume_run_id else None
     with training_lock(home, run.run_id if run else "starting"):
         run = run or create_run(home, settings, model_name_or_path=model_name_or_path)
-        with tqdm(total=1.0, disable=None if show_progress else True, bar_format=_BAR) as bar:
-            work = _Work(home, run, _teller(run, bar, progress))
+        with tqdm(total=1.0, disable=None if show_progress else True, bar_format=BAR) as bar:
+            work = _Work(home, run, Teller(run, bar, progress))
             try:
                 return work.finish(promote)
             except DialogRLError as error:
@@ -120,28 +113,11 @@ def train(
                 raise
 
 
-_BAR = "{desc:<8} {percentage:3.0f}%|{bar:24}| {elapsed} {postfix}"
-
-
-def _teller(run: Run, bar: Any, progress: Progress | None) -> Progress:
-    """One function that tells status.json, the bar and the caller."""
-
-    def tell(stage: str, share: float, message: str) -> None:
-        run.update_status(stage, share, message)
-        bar.set_description_str(stage, refresh=False)
-        bar.set_postfix_str(message, refresh=False)
-        bar.update(max(0.0, share - bar.n))
-        if progress is not None:
-            progress(stage, share, message)
-
-    return tell
-
-
 class _Work:
     """One run from its folder: each stage reads what the one before left."""
 
-    def __init__(self, home: Path, run: Run, tell: Progress) -> None:
-        self.home, self.run, self.tell = home, run, tell
+    def __init__(self, home: Path, run: Run, stage: Teller) -> None:
+        self.home, self.run, self.stage = home, run, stage
         self.settings = run.settings()
         self.registry = AdapterRegistry(home)
         self.remarks: list[str] = []
@@ -180,11 +156,6 @@ class _Work:
             verdict=verdict,
             message=message,
         )
-
-    def stage(self, name: str, share: float, message: str) -> None:
-        """Tell where the run is; ``share`` is of this stage."""
-        low, high = SPANS.get(name, LEARN)
-        self.tell(name, low + share * (high - low), message)
 
     def _head(self) -> dict[str, Any]:
         """What a resumed run must not decide again: the incumbent and the arithmetic."""
@@ -302,7 +273,7 @@ class _Work:
             reward=reward,
             settings=self.settings,
             folder=self.run.path / "checkpoints",
-            callbacks=[_RunCallback(self)],
+            callbacks=[RunCallback(self.run, self.settings, self.stage)],
         )
         result = trainer.train(resume_from_checkpoint=True)
         if result.stopped:
@@ -391,31 +362,3 @@ class _Work:
             end = f"{self.head['incumbent']} stays in service"
         remarks = "".join(f" ({r})" for r in self.remarks)
         return f"{'ship' if ship else 'do not ship'} after {seconds:.0f} s: {end}{remarks}"
-
-
-class _RunCallback(TrainerCallback):
-    """Writes what PPO logs to the run's folder and tells where it is."""
-
-    def __init__(self, work: _Work) -> None:
-        self._work = work
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        """One record per update."""
-        if not logs:
-            return
-        work, settings = self._work, self._work.settings
-        work.run.log_metrics({"stage": "ppo", "step": state.global_step, **logs})
-        by_episodes = state.global_step / max(1, state.max_steps)
-        by_time = logs["seconds"] / settings.max_seconds if settings.max_seconds else 1.0
-        work.stage(
-            "ppo",
-            min(1.0, max(by_episodes, by_time)),
-            f"update {state.global_step}/{state.max_steps}: reward "
-            f"{logs['objective/scores']:+.2f}, KL {logs['objective/kl']:.1f}, "
-            f"{logs['completions/mean_length']:.0f} tokens",
-        )
-        with suppress(OSError):  # a plot that cannot be written must not stop the training
-            if state.global_step % 5 == 0:
-                draw_plots(work.run.metrics(), work.run.path / "plots")

@@ -18,7 +18,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -55,64 +55,16 @@ from dialog_rl.train.checkpoints import (
 )
 from dialog_rl.train.guards import Health, collapse, health_of, preflight
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
+from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
 from reward_models.base import assistant_message
 from reward_models.composite import TOTAL, CompositeReward
 
-MICRO_ROWS = 8
-"""Rows per forward pass at most: small enough that rows of a pass have much the same length."""
+PER_PASS = 8
+"""Replies per forward pass, about: few enough that its rows have much the same length."""
 SCORE_CLIP = 5.0
 """Standardised scores are cut here, so that one reply cannot carry a batch."""
 IMPORTANCE_CAP = 2.0
 """Truncation of the weight that corrects for sampling in lower precision than training."""
-
-
-@dataclass
-class Progress:
-    """What a checkpoint holds beside tensors; all random draws follow from the seed and this."""
-
-    update: int = 0
-    kl_coef: float = 0.0
-    score_mean: float = 0.0
-    score_std: float = 1.0
-    seconds: float = 0.0
-    dropped: int = 0
-    """Replies left out because no reward had a finite opinion."""
-    first: dict[str, float] = field(default_factory=dict)
-    """Health of the first batch, which later ones are held against."""
-
-
-@dataclass
-class Scores:
-    """Per-token tensors of a batch, [B, T] and 0 outside the mask."""
-
-    trunks: list[Tensor]
-    """What the frozen layers made of each micro-batch."""
-    logprobs: Tensor
-    values: Tensor
-    kl: Tensor
-    entropy: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOResult:
-    """How the run ended; the actor holds the weights."""
-
-    updates: int
-    episodes: int
-    seconds: float
-    stopped: str | None
-    """Why it was stopped and rolled back, in one sentence; None if it ran to its end."""
-
-
-class _Critic(nn.Module):
-    """The value head in the shape TRL expects of a value model."""
-
-    base_model_prefix = "backbone"
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone = nn.Identity()
-        self.score = head
 
 
 class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
@@ -144,7 +96,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """
         self.actor, self.prompts, self.sampler, self.reward = actor, prompts, sampler, reward
         self.settings, self.folder = settings, folder
-        self.micro_rows = _micro_rows(settings)
+        self.per_pass = _per_pass(settings)
         groups = [
             {"params": list(actor.adapter_parameters().values()), "lr": settings.learning_rate},
             {"params": list(actor.value_head.parameters()), "lr": settings.value_learning_rate},
@@ -156,12 +108,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             # TRL 1.12 reads a property that transformers 5.23 renamed.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
             super().__init__(
-                args=ppo_config(settings, folder, self.micro_rows, actor.device),
+                args=ppo_config(settings, folder, self.per_pass, actor.device),
                 processing_class=tokenizer,
                 model=actor.policy,
                 ref_model=None,
                 reward_model=nn.Identity(),
-                value_model=_Critic(actor.value_head),
+                value_model=Critic(actor.value_head),
                 train_dataset=Dataset.from_dict({"input_ids": [list(p.ids) for p in prompts]}),
                 data_collator=list,
                 optimizers=(optimizer, scheduler),
@@ -234,11 +186,16 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         Raises:
             TrainingError: no reply of the batch got a finite score.
         """
-        size, seed = self.settings.batch_size, self.settings.seed
-        start = self.progress.update * size
-        chosen = [self.prompts[i] for i in prompt_order(len(self.prompts), start, size, seed)]
+        size, seed, each = (
+            self.settings.batch_size,
+            self.settings.seed,
+            self.settings.num_generations,
+        )
+        update = self.progress.update
+        order = prompt_order(len(self.prompts), update * (size // each), size // each, seed)
+        chosen = [self.prompts[i] for i in order for _ in range(each)]
         replies = self.sampler(
-            [p.ids for p in chosen], sampling_seeds(start, size, seed), self.actor.decoder()
+            [p.ids for p in chosen], sampling_seeds(update * size, size, seed), self.actor.decoder()
         )
         rows = self.reward.breakdown(
             [p.messages for p in chosen], [assistant_message(r.text) for r in replies]
@@ -266,7 +223,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
                 f"no reward gave a finite score to any of {size} replies; the last checkpoint is "
                 "intact: mend the reward and resume"
             )
-        return make_batch(episodes, self.micro_rows, self.actor.device)
+        return make_batch(episodes, self.per_pass, self.actor.device, pack=self.actor.can_pack)
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Scores:
@@ -274,15 +231,14 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         shape = batch.mask.shape
         logprobs, reference, values = (torch.zeros(shape, device=self.actor.device) for _ in "123")
         trunks, entropy = [], 0.0
-        for first, end, width in batch.micro:
-            ids, mask = batch.ids[first:end, :width], batch.mask[first:end, :width]
-            trunk = self.actor.trunk(ids)
-            policy = self.actor.score(trunk, ids, mask, self.settings.temperature)
+        for p in batch.passes:
+            trunk = self.actor.trunk(p)
+            policy = self.actor.score(trunk, p, self.settings.temperature)
             with self.actor.reference():
-                start = self.actor.score(trunk, ids, mask, self.settings.temperature)
-            logprobs[first:end, :width][mask] = policy.logprobs
-            reference[first:end, :width][mask] = start.logprobs
-            values[first:end, :width][mask] = policy.values
+                start = self.actor.score(trunk, p, self.settings.temperature)
+            logprobs[p.episodes, p.steps] = policy.logprobs
+            reference[p.episodes, p.steps] = start.logprobs
+            values[p.episodes, p.steps] = policy.values
             entropy += float(policy.entropies.sum())
             trunks.append(trunk)
         kl = kl_estimate(logprobs, reference, self.settings.kl_estimator)
@@ -324,7 +280,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             generator = torch.Generator().manual_seed(
                 (settings.seed * 1_000_003 + self.progress.update) * 101 + epoch
             )
-            order = torch.randperm(len(batch.micro), generator=generator)
+            order = torch.randperm(len(batch.passes), generator=generator)
             for group in order.tensor_split(settings.num_mini_batches):
                 if len(group):
                     steps += 1
@@ -346,25 +302,21 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         advantages: Tensor,
         returns: Tensor,
     ) -> dict[str, float]:
-        """One optimizer step on the micro-batches ``group``; the mean is over all their tokens."""
+        """One optimizer step on the passes ``group``; the mean is over all their tokens."""
         settings = self.settings
-        parts = [batch.micro[m] for m in group]
-        count = sum(int(batch.mask[f:e].sum()) for f, e, _ in parts)
+        count = sum(len(batch.passes[m].targets) for m in group)
         figures: defaultdict[str, float] = defaultdict(float)
-        for m, (first, end, width) in zip(group, parts, strict=True):
-            ids, mask = batch.ids[first:end, :width], batch.mask[first:end, :width]
-
-            def kept(x: Tensor, first: int = first, end: int = end, width: int = width) -> Tensor:
-                return x[first:end, :width][batch.mask[first:end, :width]]
-
-            new = self.actor.score(scores.trunks[m], ids, mask, settings.temperature)
+        for m in group:
+            p = batch.passes[m]
+            at = (p.episodes, p.steps)
+            new = self.actor.score(scores.trunks[m], p, settings.temperature)
             every = torch.ones_like(new.logprobs, dtype=torch.bool)
-            share = int(mask.sum()) / count
+            share = len(p.targets) / count
             policy = policy_loss(
-                new.logprobs, kept(scores.logprobs), kept(advantages), every, settings.cliprange
+                new.logprobs, scores.logprobs[at], advantages[at], every, settings.cliprange
             )
             value = value_loss(
-                new.values, kept(scores.values), kept(returns), every, settings.cliprange_value
+                new.values, scores.values[at], returns[at], every, settings.cliprange_value
             )
             self.accelerator.backward((policy.loss + settings.vf_coef * value.loss) * share)
             for name, figure in (
@@ -451,7 +403,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.state.global_step = self.progress.update
 
 
-def _micro_rows(settings: TrainSettings) -> int:
-    """Rows per pass: at most MICRO_ROWS, so that every minibatch is a whole number of passes."""
-    rows = settings.batch_size // settings.num_mini_batches
-    return max(d for d in range(1, min(rows, MICRO_ROWS) + 1) if rows % d == 0)
+def _per_pass(settings: TrainSettings) -> int:
+    """Replies per pass, so that every minibatch is a whole number of passes."""
+    replies = settings.batch_size // settings.num_mini_batches
+    most = max(PER_PASS, settings.num_generations)
+    return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

@@ -12,14 +12,14 @@ from dialog_rl.train.guards import Health
 
 
 def ppo_config(
-    settings: TrainSettings, folder: Path, micro_rows: int, device: torch.device
+    settings: TrainSettings, folder: Path, per_pass: int, device: torch.device
 ) -> PPOConfig:
     """TRL's configuration for the same run: what its callbacks and reports read."""
     return PPOConfig(
         output_dir=str(folder),
         total_episodes=settings.total_episodes,
-        per_device_train_batch_size=micro_rows,
-        gradient_accumulation_steps=settings.batch_size // micro_rows,
+        per_device_train_batch_size=per_pass,
+        gradient_accumulation_steps=settings.batch_size // per_pass,
         num_mini_batches=settings.num_mini_batches,
         num_ppo_epochs=settings.num_ppo_epochs,
         num_sample_generations=0,

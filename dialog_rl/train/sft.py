@@ -61,17 +61,15 @@ def imitate(
         for prompt, reply in examples
     ]
     batch = make_batch(episodes, ROWS, actor.device)
-    trunks = [actor.trunk(batch.ids[first:end, :width]) for first, end, width in batch.micro]
+    trunks = [actor.trunk(p) for p in batch.passes]
     parameters = list(actor.adapter_parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.sft_learning_rate, weight_decay=0.0)
-    total, done = settings.sft_epochs * len(batch.micro), 0
+    total, done = settings.sft_epochs * len(batch.passes), 0
     for epoch in range(settings.sft_epochs):
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
         loss_sum = 0.0
-        for m in torch.randperm(len(batch.micro), generator=generator).tolist():
-            first, end, width = batch.micro[m]
-            ids, mask = batch.ids[first:end, :width], batch.mask[first:end, :width]
-            loss = -actor.score(trunks[m], ids, mask, TEMPERATURE).logprobs.mean()
+        for m in torch.randperm(len(batch.passes), generator=generator).tolist():
+            loss = -actor.score(trunks[m], batch.passes[m], TEMPERATURE).logprobs.mean()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             for group in optimizer.param_groups:
@@ -79,4 +77,4 @@ def imitate(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             loss_sum, done = loss_sum + float(loss.detach()), done + 1
-        log({"step": epoch + 1, "loss": loss_sum / len(batch.micro), "examples": len(examples)})
+        log({"step": epoch + 1, "loss": loss_sum / len(batch.passes), "examples": len(examples)})

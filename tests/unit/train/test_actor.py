@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from dialog_rl.errors import PolicyError
+from dialog_rl.rollout import Episode, TrainingPrompt, make_batch, masked_pass
 from dialog_rl.train.actor import Actor
 from tests.fakes import save_tiny_adapter, tiny_model
 
@@ -57,21 +58,21 @@ def batch():
     ids = torch.randint(1, 97, (3, 12), generator=torch.Generator().manual_seed(3))
     mask = torch.zeros(3, 12, dtype=torch.bool)
     mask[0, 5:9] = mask[1, 8:12] = mask[2, 2:4] = mask[2, 7:9] = True
-    return ids, mask
+    return masked_pass(ids, mask)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_scores_are_the_whole_model_s_log_softmax_at_exactly_the_masked_tokens(name):
     actor = Actor(build(name), lora_r=2, lora_layers="top_half")
     wake(actor)
-    ids, mask = batch()
-    scored = actor.score(actor.trunk(ids), ids, mask, temperature=0.7)
-    logits = actor.policy(input_ids=ids).logits
+    p = batch()
+    scored = actor.score(actor.trunk(p), p, temperature=0.7)
+    logits = actor.policy(input_ids=p.ids).logits
     whole = torch.log_softmax(logits[:, :-1] / 0.7, dim=-1)
-    picked = whole.gather(2, ids[:, 1:, None]).squeeze(2)
-    expected = torch.stack([picked[b, t - 1] for b, t in mask.nonzero().tolist()])
+    picked = whole.gather(2, p.ids[:, 1:, None]).squeeze(2)
+    expected = picked[p.rows, p.sources]
     assert torch.allclose(scored.logprobs, expected, atol=1e-4)
-    assert scored.values.tolist() == [0.0] * int(mask.sum())
+    assert scored.values.tolist() == [0.0] * len(p.targets)
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-untied", "qwen2", "mistral", "phi", "gemma2"])
@@ -90,8 +91,8 @@ def test_gradients_reach_the_adapter_and_the_value_head_and_nothing_else():
     base = build("llama")
     actor = Actor(base, lora_r=2)
     wake(actor)
-    ids, mask = batch()
-    scored = actor.score(actor.trunk(ids), ids, mask, temperature=1.0)
+    p = batch()
+    scored = actor.score(actor.trunk(p), p, temperature=1.0)
     (scored.logprobs.sum() + (scored.values - 1).square().sum()).backward()
     assert all(p.grad is not None for p in actor.adapter_parameters().values())
     assert actor.value_head.weight.grad is not None
@@ -99,14 +100,14 @@ def test_gradients_reach_the_adapter_and_the_value_head_and_nothing_else():
 
 
 def test_gradients_with_a_cached_trunk_equal_those_without():
-    ids, mask = batch()
+    p = batch()
     grads = []
     for cached in (True, False):
         actor = Actor(build("llama"), lora_r=2)
         wake(actor)
         if not cached:
             actor.frozen_layers, actor._top = 0, actor._backbone
-        actor.score(actor.trunk(ids), ids, mask, temperature=1.0).logprobs.sum().backward()
+        actor.score(actor.trunk(p), p, temperature=1.0).logprobs.sum().backward()
         grads.append([p.grad for p in actor.adapter_parameters().values()])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
 
@@ -126,24 +127,24 @@ def test_the_base_weights_exist_once_and_are_not_touched():
 def test_the_decoder_s_merged_weights_give_the_policy_s_logits():
     actor = Actor(build("qwen2"), lora_r=2)
     wake(actor)
-    ids, _ = batch()
+    p = batch()
     assert torch.allclose(
-        actor.decoder()(input_ids=ids).logits, actor.policy(input_ids=ids).logits, atol=1e-4
+        actor.decoder()(input_ids=p.ids).logits, actor.policy(input_ids=p.ids).logits, atol=1e-4
     )
 
 
 def test_the_reference_is_the_adapter_of_the_start():
     base = tiny_model(97, layers=4)
     actor = Actor(base, lora_r=2)
-    ids, mask = batch()
-    start = actor.score(actor.trunk(ids), ids, mask, 1.0).logprobs
+    p = batch()
+    start = actor.score(actor.trunk(p), p, 1.0).logprobs
     wake(actor)
-    moved = actor.score(actor.trunk(ids), ids, mask, 1.0).logprobs
+    moved = actor.score(actor.trunk(p), p, 1.0).logprobs
     with actor.reference():
-        reference = actor.score(actor.trunk(ids), ids, mask, 1.0).logprobs
+        reference = actor.score(actor.trunk(p), p, 1.0).logprobs
     assert torch.equal(reference, start)
     assert not torch.allclose(moved, start, atol=1e-3)
-    assert torch.equal(actor.score(actor.trunk(ids), ids, mask, 1.0).logprobs, moved)
+    assert torch.equal(actor.score(actor.trunk(p), p, 1.0).logprobs, moved)
 
 
 def test_training_goes_on_from_a_saved_adapter(tmp_path):
@@ -152,10 +153,10 @@ def test_training_goes_on_from_a_saved_adapter(tmp_path):
     wake(actor)
     actor.save_adapter(tmp_path / "a")
     again = Actor(base, init_adapter=tmp_path / "a")
-    ids, mask = batch()
+    p = batch()
     assert torch.equal(
-        again.score(again.trunk(ids), ids, mask, 1.0).logprobs,
-        actor.score(actor.trunk(ids), ids, mask, 1.0).logprobs,
+        again.score(again.trunk(p), p, 1.0).logprobs,
+        actor.score(actor.trunk(p), p, 1.0).logprobs,
     )
     assert {p.name for p in (tmp_path / "a").iterdir()} >= {
         "adapter_config.json",
@@ -167,3 +168,66 @@ def test_an_adapter_for_another_base_is_refused_in_one_line(tmp_path):
     save_tiny_adapter(tmp_path / "a", tiny_model(97, hidden=16))
     with pytest.raises(PolicyError, match="does not fit this base model"):
         Actor(tiny_model(97, hidden=32), init_adapter=tmp_path / "a")
+
+
+def replies():
+    """Three replies to one prompt and two to another."""
+    prompts = [
+        TrainingPrompt(messages=(), ids=tuple(range(9))),
+        TrainingPrompt(messages=(), ids=(7, 3)),
+    ]
+    texts = [(0, (5, 6, 7)), (0, (8,)), (0, (1, 2, 3, 4)), (1, (9, 9)), (1, (10, 11, 12))]
+    return [
+        Episode(
+            prompt=prompts[which],
+            reply_ids=ids,
+            logprobs=(-1.0,) * len(ids),
+            text="",
+            finished=True,
+            score=0.0,
+            parts={},
+        )
+        for which, ids in texts
+    ]
+
+
+def all_scores(actor, batch):
+    found = torch.zeros(batch.mask.shape)
+    for p in batch.passes:
+        found[p.episodes, p.steps] = actor.score(actor.trunk(p), p, 0.7).logprobs
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-untied", "qwen2", "phi", "gpt2"])
+def test_replies_side_by_side_in_one_row_are_scored_as_if_each_stood_alone(name):
+    actor = Actor(build(name), lora_r=2)
+    wake(actor)
+    assert actor.can_pack
+    alone = make_batch(replies(), 1, torch.device("cpu"))
+    packed = make_batch(replies(), 8, torch.device("cpu"), pack=True)
+    assert (len(alone.passes), len(packed.passes)) == (5, 1)
+    assert packed.passes[0].ids.shape == (2, 9 + 3 + 1 + 4)
+    assert torch.allclose(all_scores(actor, alone), all_scores(actor, packed), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gemma2"])
+def test_models_with_a_sliding_window_are_not_packed(name):
+    assert not Actor(build(name), lora_r=2).can_pack
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "phi", "gpt2"])
+def test_adapter_gradients_equal_those_of_peft_s_own_layers(name):
+    p = batch()
+    grads = []
+    for ours in (True, False):
+        actor = Actor(build(name), lora_r=2)
+        wake(actor)
+        if ours:
+            logprobs = actor.score(actor.trunk(p), p, 1.0).logprobs
+        else:
+            whole = torch.log_softmax(actor.policy(input_ids=p.ids).logits, dim=-1)
+            logprobs = whole[p.rows, p.sources].gather(1, p.targets[:, None]).squeeze(1)
+        (logprobs * torch.arange(1, len(p.targets) + 1)).sum().backward()
+        grads.append([q.grad for q in actor.adapter_parameters().values()])
+    for a, b in zip(*grads, strict=True):
+        assert torch.allclose(a, b, atol=2e-3 * float(b.abs().max()))

@@ -1,0 +1,54 @@
+"""What a PPO run carries from update to update, and what it hands back."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside tensors; all random draws follow from the seed and this."""
+
+    update: int = 0
+    kl_coef: float = 0.0
+    score_mean: float = 0.0
+    score_std: float = 1.0
+    seconds: float = 0.0
+    dropped: int = 0
+    """Replies left out because no reward had a finite opinion."""
+    first: dict[str, float] = field(default_factory=dict)
+    """Health of the first batch, which later ones are held against."""
+
+
+@dataclass
+class Scores:
+    """Per-token tensors of a batch, [B, R] and 0 outside the mask."""
+
+    trunks: list[Tensor]
+    """What the frozen layers made of each pass."""
+    logprobs: Tensor
+    values: Tensor
+    kl: Tensor
+    entropy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOResult:
+    """How the run ended; the actor holds the weights."""
+
+    updates: int
+    episodes: int
+    seconds: float
+    stopped: str | None
+    """Why it was stopped and rolled back, in one sentence; None if it ran to its end."""
+
+
+class Critic(nn.Module):
+    """The value head in the shape TRL expects of a value model."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = nn.Identity()
+        self.score = head
