@@ -215,7 +215,20 @@ def adapters_list(home: Path, as_json: bool) -> None:
     click.echo(f"{'*' if current == 'base' else ' '} base  (the model without an adapter)")
     for row in rows:
         mark = "*" if row.version == current else " "
-        click.echo(f"{mark} {row.version}  {row.describe()}")
+        click.echo(f"{mark} {row.version}  {_lineage_line(row.lineage, row.verdict)}")
+
+
+def _lineage_line(lineage: dict[str, Any], verdict: dict[str, Any] | None) -> str:
+    """Say in a line what a version was made from and what the gate said."""
+    judged = "not judged"
+    if verdict is not None:
+        judged = "ship" if verdict.get("ship") else "do not ship"
+    feedback = str(lineage.get("feedback_sha256", "unknown"))[:8]
+    return (
+        f"{lineage.get('algo', 'imported')}, run {lineage.get('run_id', 'none')}, parent "
+        f"{lineage.get('parent', 'unknown')}, feedback {feedback}, "
+        f"verdict: {judged}"
+    )
 
 
 @adapters.command("promote")
