@@ -82,24 +82,28 @@ def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: in
 
 
 def held_out(
-    kernel: Tensor, evidence: Evidence, rating: RatingModel, parts: list[Tensor]
+    choose: Callable[[Tensor], Tensor],
+    evidence: Evidence,
+    rating: RatingModel,
+    parts: list[Tensor],
 ) -> HeldOut:
-    """Cross-validate one kernel.
+    """Cross-validate.
 
     Args:
-        kernel: Of the judgements, shape (N, N).
+        choose: Takes the judgement numbers of a training part, returns the kernel over all
+            judgements, shape (N, N); so that a kernel may be chosen on that part alone.
         evidence: The judgements.
         rating: Nuisance parameters, held fixed.
         parts: Folds of judgement numbers.
     """
-    total = len(kernel)
+    total = len(evidence.groups)
     latent, nll = torch.zeros(total).double(), torch.zeros(total).double()
     for rows in parts:
         inside = torch.ones(total, dtype=torch.bool)
         inside[rows] = False
         training = inside.nonzero()[:, 0]
-        chosen = evidence.part(training)
-        coefficients = newton(kernel[training][:, training], chosen, rating)
+        kernel = choose(training)
+        coefficients = newton(kernel[training][:, training], evidence.part(training), rating)
         latent[rows] = kernel[rows][:, training] @ coefficients
         rest = evidence.part(rows)
         nll[rows] = rating.nll(rest, latent[rows], torch.zeros(len(rows)).double())

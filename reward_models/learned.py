@@ -27,11 +27,11 @@ from torch import Tensor
 from reward_models.adapter import Offset, adapted, adapter_tensors, set_adapter_tensors, tune
 from reward_models.base import Judgement, Message
 from reward_models.crossval import HeldOut, ranking
-from reward_models.dual import combine, held_out, kernels, log_evidence, search_strengths
+from reward_models.dual import Kernels, combine, held_out, kernels, log_evidence, search_strengths
 from reward_models.encoder import Backbone, Reader
 from reward_models.errors import RewardError
-from reward_models.evidence import Evidence, gather, require_enough
-from reward_models.features import CONTEXT, Featuriser
+from reward_models.evidence import Evidence, RatingModel, gather, require_enough
+from reward_models.features import Featuriser, last_messages, without_conversation
 from reward_models.head import (
     Blocks,
     Fit,
@@ -48,7 +48,14 @@ from reward_models.textual import Lexicon
 Progress = Callable[[float, str], None]
 """(share done from 0 to 1, what is being done)."""
 
-START: Strengths = {"form": 1.5, "squares": 0.4, "terms": 0.6, "hidden": 0.35, CONTEXT: 0.15}
+START: Strengths = {
+    "form": 1.5,
+    "squares": 0.4,
+    "terms": 0.6,
+    "hidden": 0.35,
+    "context": 0.15,
+    "heard": 0.3,
+}
 """Measured on simulated raters (docs/decisions.md); the evidence of the judgements moves it."""
 _WEIGHTS, _CARD = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
@@ -111,13 +118,15 @@ class LearnedReward:
         require_enough(evidence, settings.least, settings.least_contrast)
         reader = _reader(backbone, settings)
         lexicon = Lexicon.of((r for _, r in evidence.items), most=settings.lexicon)
-        featuriser = Featuriser(lexicon, {}, reader)
+        said = (last_messages(prompt) for prompt, _ in evidence.items)
+        heard = Lexicon.of(said, most=settings.lexicon)
+        featuriser = Featuriser(lexicon, heard, {}, reader)
         say(0.05, f"reading {len(evidence.items)} replies")
         raw = featuriser.raw(evidence.items)
         featuriser.measure(raw)
         blocks = featuriser.scaled(raw)
         say(0.4, "weighing the features")
-        strengths, offset, held = _tune(blocks, evidence, settings)
+        strengths, offset, held = _tune(blocks, evidence, settings, say)
         say(0.5, "fitting and checking")
         if reader is not None and settings.lora_r:
             rows = [reader.ids(p, r) for p, r in evidence.items]
@@ -158,8 +167,7 @@ class LearnedReward:
         if not items:
             return torch.zeros(0).double(), torch.zeros(0).double()
         blocks = self.featuriser.scaled(self.featuriser.raw(items))
-        blocks[CONTEXT] = torch.zeros_like(blocks[CONTEXT])
-        design = assemble(blocks, self.strengths)
+        design = assemble(without_conversation(blocks), self.strengths)
         mean = design @ self.tensors["weight"]
         spread = (design @ self.tensors["factor"].T).square().sum(1).sqrt()
         return mean, spread
@@ -210,6 +218,7 @@ class LearnedReward:
             "width": reader.width if reader else 0,
             "tuned": bool(tuned),
             "lexicon": list(self.featuriser.lexicon.vocabulary),
+            "heard": list(self.featuriser.heard.vocabulary),
             "strengths": list(self.strengths.items()),
             "settings": asdict(self.settings),
             "report": json.loads(self.report.to_json()),
@@ -248,7 +257,8 @@ class LearnedReward:
                 f"{folder} was fitted on {card['backbone']} with hidden size {card['width']}, the "
                 f"given backbone has {reader.width}; give the same backbone"
             )
-        featuriser = Featuriser(Lexicon(tuple(card["lexicon"])), {}, reader)
+        lexicon, heard = Lexicon(tuple(card["lexicon"])), Lexicon(tuple(card["heard"]))
+        featuriser = Featuriser(lexicon, heard, {}, reader)
         try:
             featuriser.take_tensors(tensors)
             if reader is not None and settings.lora_r and card["tuned"]:
@@ -271,26 +281,41 @@ def _reader(backbone: Backbone | str | Path | None, settings: RewardModelSetting
     )
 
 
+def _weigh(
+    parts: Kernels, evidence: Evidence, rating: RatingModel, settings: RewardModelSettings
+) -> Strengths:
+    """Find how far each block is trusted by the evidence of the judgements."""
+    start = {name: value for name, value in START.items() if name in parts}
+    if not settings.search_rounds:
+        return start
+    # Cost grows with the cube of the number; strengths hardly depend on it.
+    share = max(1, round(len(evidence.groups) / settings.search_most))
+    few = folds(evidence.groups, share, settings.seed)[0]
+    sample = evidence.part(few)
+    cut = {name: part[few][:, few] for name, part in parts.items()}
+
+    def loss(trial: Strengths) -> float:
+        return -log_evidence(combine(cut, trial), sample, rating)
+
+    return search_strengths(start, loss, rounds=settings.search_rounds)
+
+
 def _tune(
-    blocks: Blocks, evidence: Evidence, settings: RewardModelSettings
+    blocks: Blocks, evidence: Evidence, settings: RewardModelSettings, say: Progress
 ) -> tuple[Strengths, Offset, HeldOut]:
-    """Weigh the blocks by their evidence; returns also cross-validated scores of the choice."""
-    strengths = {name: value for name, value in START.items() if name in blocks}
-    rating = fit_map(assemble(blocks, strengths), evidence).rating
+    """Weigh the blocks, and cross-validate the whole procedure, the weighing included."""
+    start = {name: value for name, value in START.items() if name in blocks}
+    rating = fit_map(assemble(blocks, start), evidence).rating
     parts = kernels(blocks, evidence)
-    if settings.search_rounds:
-        # Cost grows with the cube of the number; strengths hardly depend on it.
-        total = len(evidence.groups)
-        few = folds(evidence.groups, max(1, round(total / settings.search_most)), settings.seed)[0]
-        sample = evidence.part(few)
-        cut = {name: part[few][:, few] for name, part in parts.items()}
+    strengths = _weigh(parts, evidence, rating, settings)
+    say(0.5, "checking on held-out conversations")
 
-        def loss(trial: Strengths) -> float:
-            return -log_evidence(combine(cut, trial), sample, rating)
+    def choose(rows: Tensor) -> Tensor:
+        inner = {name: part[rows][:, rows] for name, part in parts.items()}
+        return combine(parts, _weigh(inner, evidence.part(rows), rating, settings))
 
-        strengths = search_strengths(strengths, loss, rounds=settings.search_rounds)
-    held_parts = folds(evidence.groups, settings.folds, settings.seed)
-    held = held_out(combine(parts, strengths), evidence, rating, held_parts)
+    rows = folds(evidence.groups, settings.folds, settings.seed)
+    held = held_out(choose, evidence, rating, rows)
     return strengths, Offset(held.first - held.second, rating), held
 
 
@@ -300,8 +325,7 @@ def _freeze(
     """Collect what scoring needs; centre and scale are those of the careful score's mean part."""
     design = assemble(blocks, strengths)
     factor = posterior_factor(design, evidence, fit)
-    plain = {**blocks, CONTEXT: torch.zeros_like(blocks[CONTEXT])}
-    free = assemble(plain, strengths)
+    free = assemble(without_conversation(blocks), strengths)
     mean = free @ fit.weight
     spread = (free @ factor.T).square().sum(1).sqrt()
     return {

@@ -26,7 +26,7 @@ class RewardModelSettings:
     bound: float = 3.0
     """Scores are standardised on the rated replies and squashed to within plus or minus this."""
     lexicon: int = 400
-    """Most terms (words, pairs of words, marks) that are looked for; 0 looks for none."""
+    """Most terms (words, pairs, marks) looked for in replies, and as many in the talk before."""
     context_tokens: int = 48
     """Tokens of the conversation's end that the backbone reads before the reply."""
     reply_tokens: int = 128

@@ -127,7 +127,7 @@ NOT_NAMES = _set(
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 CURRENCY = re.compile(r"[$€£¥]\s*$")
-EMAIL = re.compile(r"[\w.+\-]+@[\w\-]+(?:\.[\w\-]+)+")
+EMAIL = re.compile(r"(?<![\w.+\-])[\w.+\-]{1,64}@[\w\-]{1,63}(?:\.[\w\-]{1,63})+")
 PHONE = re.compile(r"(?<![\w.])\+?\(?\d(?:[\s().\-/]?\d){6,14}(?!\w)")
 CARD = re.compile(r"(?<!\d)\d(?:[ \-]?\d){12,18}(?!\d)")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")

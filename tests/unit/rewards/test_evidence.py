@@ -91,8 +91,8 @@ def test_cross_validation_finds_the_feature_that_matters():
     blocks = _blocks(evidence)
     rating = RatingModel.neutral(evidence)
     parts, rows = kernels(blocks, evidence), folds(evidence.groups, 4, 0)
-    good = held_out(combine(parts, {"a": 1.0}), evidence, rating, rows)
-    useless = held_out(combine(parts, {"b": 1.0}), evidence, rating, rows)
+    good = held_out(lambda _: combine(parts, {"a": 1.0}), evidence, rating, rows)
+    useless = held_out(lambda _: combine(parts, {"b": 1.0}), evidence, rating, rows)
     assert good.nll < useless.nll
     assert ranking(evidence, good).value > 0.7
 
