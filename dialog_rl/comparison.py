@@ -26,6 +26,8 @@ GUARDED = (
     "language_match",
 )
 """Rules that no taste excuses: a candidate must not become worse in them. The others are shown."""
+LEAST_CHANGED = 0.1
+"""Share of the fresh replies that must differ: who says the same is not better, whatever p says."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,20 @@ def form_measures(fresh: FreshReplies, settings: GateSettings) -> list[Measure]:
     cut = [
         float(np.mean(side)) if side else 0.0 for side in (fresh.candidate_cut, fresh.incumbent_cut)
     ]
+    changed = mean_interval(
+        [float(a != b) for a, b in zip(fresh.candidate, fresh.incumbent, strict=True)],
+        seed=settings.seed,
+    )
     measures = [
+        Measure(
+            group="Form",
+            name="share of replies that differ",
+            difference=changed.value,
+            low=changed.low,
+            high=changed.high,
+            asked=f"at least {LEAST_CHANGED:g}",
+            ok=changed.value >= LEAST_CHANGED,
+        ),
         Measure(
             group="Form",
             name="words per reply",

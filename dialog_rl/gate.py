@@ -12,8 +12,8 @@ ratings pass in at most 1 of 20 cases and independently of the held-out ones, so
 ratings ship about 1 candidate in 100 either way. Besides, none of the three views of the held-out
 ratings (log-ratio, traits, and a taste fitted on them alone that reads fresh replies) may speak
 against the candidate, no guarded rule may fall, perplexity on the held-out corpus may not rise
-much, and replies may not explode, be cut or repeat themselves. Corrections are no evidence here:
-see ``evaluate.counted``.
+much, and replies must differ from the incumbent's and may not explode, be cut or repeat themselves.
+Corrections are no evidence here: see ``evaluate.counted``.
 
 ``judge`` is the gate itself; ``dialog-rl eval`` runs ``judge_versions`` (gate_command.py).
 """

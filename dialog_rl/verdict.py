@@ -143,9 +143,11 @@ def _no_nan(value: Any) -> Any:
 
 
 def _number(value: float | None) -> str:
-    """At most three decimals; a dash for a figure that could not be computed."""
+    """Three decimals, one digit of what is smaller; a dash for what could not be computed."""
     if value is None or not math.isfinite(value):
         return "–"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1g}"
     text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
     return text.rstrip("0").rstrip(".") if value else "0"
 

@@ -162,6 +162,8 @@ def test_replies_that_explode_vanish_or_repeat_themselves_are_held_back():
         return next(m.ok for m in measures if m.name == name)
 
     assert ok(usual, "words per reply") and ok(usual, "distinct-2")
+    assert not ok(usual, "share of replies that differ")  # who says the same is not better
+    assert ok(long, "share of replies that differ")
     assert not ok(long, "words per reply")  # 27 words is more than 2 x 9
     assert not ok([""] * len(usual), "words per reply")
     assert not ok(["yes it is"] * len(usual), "distinct-2")

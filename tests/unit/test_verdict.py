@@ -71,5 +71,10 @@ def test_the_summary_says_ship_or_not_and_every_judged_figure():
     assert verdict(ship=False).summary().startswith("DO NOT SHIP")
 
 
+def test_a_small_p_value_is_not_shown_as_nothing():
+    small = verdict(measures=(Measure(group="g", name="p", difference=0.00034, ok=True),))
+    assert "ok  p: 0.0003" in small.summary()
+
+
 def test_figures_are_drawn_with_their_interval():
     assert "<svg" in page(verdict())
