@@ -75,7 +75,7 @@ def write_results(name: str, rows: Sequence[ResultRow]) -> Path:
         rows: the figures; fields ``machine``, ``commit`` and ``date`` are filled where empty.
 
     Returns:
-        The file written; an earlier one of that name is replaced.
+        The file written; an earlier one of that name is replaced, and the page is written again.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     stamped = [
@@ -92,6 +92,8 @@ def write_results(name: str, rows: Sequence[ResultRow]) -> Path:
     part = path.with_suffix(".part")
     part.write_text(json.dumps([asdict(row) for row in stamped], indent=1) + "\n")
     part.replace(path)
+    if path.parent == PAGE.parent.parent / "benchmarks" / "results":
+        PAGE.write_text(page())
     return path
 
 
