@@ -6,6 +6,7 @@ click parses; this file only translates. A flag may be written ``--kl_coef`` or 
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import types
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ def field_docs(settings: type) -> dict[str, str]:
             continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for node, following in zip(body, body[1:], strict=False):
+        for node, following in itertools.pairwise(body):
             if (
                 isinstance(node, ast.AnnAssign)
                 and isinstance(node.target, ast.Name)
