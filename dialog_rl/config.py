@@ -148,19 +148,19 @@ class TrainSettings:
     accept_weak_reward: bool = False
     """Go on although the reward model does no better than chance on ratings it has not seen."""
 
-    total_episodes: int = 1536
+    total_episodes: int = 2048
     """Fresh replies that PPO samples and learns from."""
-    max_seconds: float = 150.0
+    max_seconds: float = 110.0
     """PPO ends after the update in which this much time has passed, episodes left or not."""
     batch_size: int = 64
     """Replies per PPO update."""
     num_generations: int = 4
     """Replies sampled to each prompt of a batch; they share the reading of it."""
-    num_mini_batches: int = 2
+    num_mini_batches: int = 4
     """Optimizer steps per pass over a batch."""
-    num_ppo_epochs: int = 3
+    num_ppo_epochs: int = 2
     """Passes over each batch."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """Learning rate of the adapter in PPO."""
     value_learning_rate: float = 1e-3
     """Learning rate of the value head."""
@@ -168,9 +168,9 @@ class TrainSettings:
     """Gradients are scaled down to this norm."""
     kl_coef: float = 0.05
     """Reward per nat of divergence from the starting policy (first value if kl_target is set)."""
-    kl_target: float | None = 6.0
+    kl_target: float = 8.0
     """Steer kl_coef toward this many nats per reply; 0 keeps kl_coef fixed."""
-    kl_horizon: int = 1000
+    kl_horizon: int = 300
     """Episodes over which a 20 % miss of the target changes kl_coef by 20 %."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Per-token estimate of the divergence: k1 = log ratio, k3 = never negative."""

@@ -276,11 +276,7 @@ class Actor:
 
     def decoder(self) -> nn.Module:
         """A copy for sampling with the adapter merged in; make a new one after each update."""
-        merged = merged_copy(self.policy)
-        if self.autocast_dtype is None:
-            return merged
-        # .to() changes the Parameter objects in place, and most of them are the base's own.
-        return copy.deepcopy(merged).to(self.autocast_dtype)
+        return merged_copy(self.policy)
 
     def tensors(self) -> dict[str, Tensor]:
         """Adapter and value head, by stable names, for a checkpoint."""

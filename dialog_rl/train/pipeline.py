@@ -30,6 +30,7 @@ from dialog_rl.errors import DialogRLError, TrainingError
 from dialog_rl.gate import judge
 from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Generation, Policy
+from dialog_rl.precision import Precision
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
@@ -259,11 +260,12 @@ class _Work:
         """PPO, from its last checkpoint if there is one."""
         require_prompts(prompts)
         sampling = self.settings.rollout_sampling()
+        precision: Precision = "bfloat16" if self.head["dtype"] == "bfloat16" else "weights"
 
         def sampler(
             prompts: Sequence[Sequence[int]], seeds: Sequence[int], model: nn.Module
         ) -> list[Generation]:
-            return self.policy.generate(prompts, sampling, seeds, model=model)
+            return self.policy.generate(prompts, sampling, seeds, model=model, precision=precision)
 
         trainer = DialogPPOTrainer(
             actor=actor,

@@ -138,7 +138,7 @@ def test_ppo_from_a_store_ends_in_a_verdict_an_adapter_plots_and_metrics(tmp_pat
         "reward_model/reward.safetensors",
     } <= written
     assert not [w for w in written if w.endswith((".bin", ".pt", ".pth", ".pkl"))]
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    records = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     ppo = [r for r in records if r["stage"] == "ppo"]
     assert [r["step"] for r in ppo] == [1, 2, 3, 4, 5, 6]
     assert {
@@ -173,7 +173,7 @@ def test_the_siblings_run_on_the_same_rails(tmp_path, model, algo):
     result = run(tmp_path, model, algo=algo)
     assert result.version is not None
     assert result.verdict is not None
-    records = [json.loads(line) for line in (result.folder / "metrics.jsonl").open()]
+    records = [json.loads(x) for x in (result.folder / "metrics.jsonl").read_text().splitlines()]
     assert {r["stage"] for r in records} == {algo}
     assert not list(result.folder.rglob("*.pt*")) + list(result.folder.rglob("*.bin"))
 
