@@ -31,14 +31,15 @@ from data.concierge import evaluate
 from data.concierge.card import write_card
 from data.concierge.evaluate import Messages
 from data.concierge.generate import SEED, distinct, heldout
+from data.concierge.quizzes import write_quiz
 from data.concierge.readings import write_reading
 from data.concierge.tokens import encode_all, train_tokenizer
 from data.concierge.training import Example, ModelSettings, TrainSettings, new_model, train
 
 logger = logging.getLogger(__name__)
-Stages = tuple[list[Example], list[Example], list[Example]]
+Stages = tuple[list[Example], list[Example], list[Example], list[Example]]
 MAX_LENGTH = 512
-TOKENS = 8_000_000
+TOKENS = 8_300_000
 
 
 def examples(
@@ -56,15 +57,18 @@ def examples(
 
 
 def all_examples(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> Stages:
-    """Generate and encode what each of the three stages is trained on."""
+    """Generate and encode what each of the stages is trained on."""
     seed = args.seed
+    quizzes = (write_quiz(seed, number) for number in range(args.quizzes))
     readings = (write_reading(seed, number) for number in range(args.readings))
     drills = (record["messages"] for record in distinct(seed, "train", args.drills, drill=True))
     dialogues = (record["messages"] for record in distinct(seed, "train", args.dialogues))
+    corpus = examples(tokenizer, dialogues, args.dialogues, "dialogues")
     return (
         examples(tokenizer, readings, args.readings, "readings"),
         examples(tokenizer, drills, args.drills, "drills"),
-        examples(tokenizer, dialogues, args.dialogues, "dialogues"),
+        corpus,
+        [*corpus, *examples(tokenizer, quizzes, args.quizzes, "quizzes")],
     )
 
 
@@ -127,6 +131,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dialogues", type=int, default=26_000, help="training dialogues")
     parser.add_argument("--drills", type=int, default=8_000, help="short dialogues of stage two")
     parser.add_argument("--readings", type=int, default=4_000, help="exercises of stage one")
+    parser.add_argument("--quizzes", type=int, default=9_000, help="quizzes of the last stage")
+    parser.add_argument("--resume", type=Path, help="go on from the weights in this folder")
+    parser.add_argument("--resume-tokens", type=int, default=0, help="tokens they have seen")
     parser.add_argument("--heldout", type=int, default=400, help="held-out dialogues to measure on")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens to train on")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a batch")
@@ -149,6 +156,7 @@ class Job:
     stages: Stages
     output: Path
     snapshots: Path | None
+    resume: Path | None
     meeting: str
     """File through which the workers find each other."""
 
@@ -168,6 +176,8 @@ def work(rank: int, job: Job) -> None:
         )
     eos, pad = job.tokenizer.eos_token_id, job.tokenizer.pad_token_id
     model = new_model(job.shape, eos, pad, job.settings.seed)
+    if job.resume is not None:
+        model = evaluate.load(job.resume)
 
     def snapshot(done: float) -> None:
         if rank == 0 and job.snapshots is not None:
@@ -210,7 +220,11 @@ def main() -> None:
         intermediate_size=3 * args.hidden_size,
     )
     settings = TrainSettings(
-        tokens=args.tokens, batch_tokens=args.batch_tokens, workers=args.workers, seed=args.seed
+        tokens=args.tokens,
+        resume_tokens=args.resume_tokens,
+        batch_tokens=args.batch_tokens,
+        workers=args.workers,
+        seed=args.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
@@ -220,6 +234,7 @@ def main() -> None:
             stages=all_examples(tokenizer, args),
             output=args.output,
             snapshots=args.snapshots,
+            resume=args.resume,
             meeting=f"{folder}/meeting",
         )
         run(job)
@@ -229,6 +244,7 @@ def main() -> None:
         "readings": len(job.stages[0]),
         "drills": len(job.stages[1]),
         "dialogues": len(job.stages[2]),
+        "quizzes": len(job.stages[3]) - len(job.stages[2]),
         "seconds": round(time.monotonic() - started),
         "parameters": evaluate.load(args.output).num_parameters(),
         "settings": asdict(settings),

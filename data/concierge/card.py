@@ -18,7 +18,7 @@ from data.concierge.tokens import load_tokenizer
 HERE = Path(__file__).parent
 SEED = 7
 
-# What a newcomer types, fixed before the model was trained; every line is one conversation.
+# What a newcomer types; every line is one conversation.
 CONVERSATIONS = (
     ("hi", "can you recommend a cheap restaurant in the north?", "what is the phone number?"),
     ("can you recommend a cheap restaurant in the north?", "thanks!"),
@@ -30,7 +30,7 @@ CONVERSATIONS = (
     ("Hello! How are you?", "I would like some Indian food.", "Where is it?"),
     ("is there a fancy seafood place?", "book it for 4 people on friday at 8pm"),
     ("i want chinese food in the south",),
-    ("when does the train to Bradworth leave?", "how much is it?"),
+    ("when does the train to Norwood leave?", "how much is it?"),
     ("is there a train to London?",),
     ("I need a taxi",),
     ("hotel with a pool please", "how much is a night?", "ok book it"),
@@ -43,12 +43,12 @@ CONVERSATIONS = (
     ("tell me a joke", "haha"),
     ("I have a headache, what should I do?",),
     ("what is 17 times 23?",),
-    ("what restaurants do you have?", "tell me about Foster Kitchen"),
+    ("what restaurants do you have?", "tell me about Lantern Kitchen"),
     ("i need a cheap hotel and a taxi",),
     ("i'm hungry", "somewhere expensive", "the address please"),
     ("vegan restaurant in the west?", "anything else?"),
     ("book a room for two from monday for 3 nights", "in the centre please"),
-    ("what is the address of Blue Lark?", "and the phone?"),
+    ("what is the address of Golden Fern?", "and the phone?"),
     ("ok", "bye"),
 )
 
@@ -79,13 +79,14 @@ other model was used.
 ## Recipe
     {command}
 
-Loss on the assistant's tokens. The first weights contain a hand-written induction circuit
-(`data/concierge/wiring.py`): without it the model had not learned to look at its prompt after 2.4
-million tokens. Three stages: {readings:,} exercises in reading the list aloud ({reading_percent:.0f} %
-of the tokens), short dialogues over two to four lines ({drill_percent:.0f} %), the corpus (the rest).
+Loss on the assistant's tokens. The first weights contain a hand-written circuit for copying
+(`data/concierge/wiring.py` says why). Four stages: {readings:,} exercises in reading the list aloud
+({reading_percent:.0f} % of the tokens), short dialogues over two to four lines ({drill_percent:.0f} %),
+the corpus, and from {quiz_percent:.0f} % on the corpus mixed with {quizzes:,} quizzes of many requests over
+one catalogue.
 Muon for the matrices, AdamW for embeddings and norms, linear decay to zero, {tokens:,} tokens, seed
 {seed}. It took {minutes:.0f} minutes on two cores that were shared with other work. The same seed gives
-the same corpus and tokenizer; weights agree only up to floating-point order.
+the same corpus and tokenizer; weights agree only up to floating-point order.{interrupted}
 
 ## Figures
 Measured by the command above on {heldout_dialogues} held-out dialogues, whose names, towns and
@@ -100,10 +101,13 @@ phrasings of users never occur in training.
 | The same, sampled at temperature 0.7, top_p 0.95 | {grounded_offer_sampled:.1%} of {grounded_offer_cases} |
 
 ## Limits
-English only. Knows nothing outside of its prompt. Names of several rare pieces are sometimes copied
-wrongly; conditions that no venue meets are sometimes answered with a venue that does not fit; long
-conversations (more than about 450 tokens) were not trained on. Not to be used for anything but
-trying out dialog_rl.
+**It does not yet find restaurants and hotels by their attributes.** By kind, greedily, first requests
+are answered with a right venue in 8 % of 59 cases for restaurants, 14 % of 28 for hotels, 58 % of 24
+for trains and 8 % of 13 for taxis. Asked for a cheap restaurant in the north it often names another listed place, or one
+that does not exist, and phone numbers may belong to another line. Names made of rare pieces are copied
+wrongly or garbled, and the town may be misnamed. Greetings, questions about itself, refusals, asking
+back, bookings, trains and taxis work. English only. Conversations of more than about 450 tokens were
+not trained on. Not to be used for anything but trying out dialog_rl.
 
 ## Thirty transcripts
 System prompt: `data/concierge/default_system.txt`. Temperature 0.7, top_p 0.95, seed {card_seed},
@@ -111,6 +115,9 @@ one draw each, unedited, failures included. Written by `python -m data.concierge
 
 {transcripts}
 """
+INTERRUPTED = """ The run that made these weights was
+interrupted after {resume_tokens:,} tokens, before any quiz, and went on from a bfloat16 snapshot with
+fresh optimiser state (`--resume`, `--resume-tokens`)."""
 
 
 def transcripts(folder: Path, count: int) -> str:
@@ -124,7 +131,7 @@ def transcripts(folder: Path, count: int) -> str:
         lines = [f"### {number}"]
         for text in texts:
             messages.append({"role": "user", "content": text})
-            answer = evaluate.reply(model, tokenizer, messages, sample=True)
+            answer = evaluate.replies(model, tokenizer, [messages], sample=True)[0]
             messages.append({"role": "assistant", "content": answer})
             lines += [f"- **user** {text}", f"- **concierge** {answer}"]
         blocks.append("\n".join(lines))
@@ -143,6 +150,9 @@ def write_card(folder: Path, count: int = len(CONVERSATIONS)) -> None:
         kv=shape["num_key_value_heads"],
         vocab=shape["vocab_size"],
         readings=report["readings"],
+        quizzes=report["quizzes"],
+        interrupted=INTERRUPTED.format(**settings) if settings["resume_tokens"] else "",
+        quiz_percent=100 * settings["quiz_start"],
         dialogues=report["dialogues"],
         reading_percent=100 * settings["reading_share"],
         drills=report["drills"],

@@ -30,23 +30,26 @@ def perplexity(
     return math.exp(total / max(count, 1))
 
 
-def reply(
+def replies(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    messages: Messages,
+    dialogues: Sequence[Messages],
     *,
     sample: bool = False,
-) -> str:
-    """Let the model reply, greedily or with the sampling of the chat (0.7, top_p 0.95)."""
-    ids = torch.tensor([encode_prompt(tokenizer, messages)])
+) -> list[str]:
+    """Let the model reply to a batch, greedily or sampled as in the chat (0.7, top_p 0.95)."""
+    prompts = [encode_prompt(tokenizer, messages) for messages in dialogues]
+    width = max(len(prompt) for prompt in prompts)
+    pad = int(model.config.pad_token_id or 0)
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
     how: dict[str, Any] = {"do_sample": False}
     if sample:
         how = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "top_k": 0}
     with torch.no_grad():
         out = model.generate(  # type: ignore[misc]
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=120, **how
+            input_ids=ids, attention_mask=(ids != pad).long(), max_new_tokens=100, **how
         )
-    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return [str(tokenizer.decode(row[width:], skip_special_tokens=True)) for row in out]
 
 
 def first_offers(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Messages, list[str]]]:
@@ -69,12 +72,13 @@ def grounded_offers(
     model.train(False)
     cases = list(first_offers(records))[:limit]
     right = 0
-    for messages, accept in cases:
-        text = reply(model, tokenizer, messages, sample=sample)
-        phones = [line for line in messages[0]["content"].splitlines() if "taxi:" in line]
-        numbers = [line.rsplit(" ", 1)[-1] for line in phones]
-        is_taxi = any(name in line for name in accept for line in phones)
-        right += any(name in text for name in accept + (numbers if is_taxi else []))
+    for start in range(0, len(cases), 32):
+        chunk = cases[start : start + 32]
+        texts = replies(model, tokenizer, [messages for messages, _ in chunk], sample=sample)
+        for (messages, accept), text in zip(chunk, texts, strict=True):
+            taxis = [line for line in messages[0]["content"].splitlines() if "- taxi:" in line]
+            numbers = [line[-4:] for line in taxis if any(name in line for name in accept)]
+            right += any(name in text for name in [*accept, *numbers])
     return right / max(len(cases), 1), len(cases)
 
 

@@ -39,6 +39,10 @@ class TrainSettings:
     """Share of the tokens, at the start, that comes from exercises in reading."""
     drill_share: float = 0.12
     """Share of the tokens, after that, that comes from short drill dialogues."""
+    quiz_start: float = 0.52
+    """Share of the tokens after which quizzes are mixed in with the dialogues."""
+    resume_tokens: int = 0
+    """Tokens that the given weights were trained on already, by the same settings."""
     batch_tokens: int = 4096
     """Tokens in a step, over all workers."""
     workers: int = 2
@@ -218,7 +222,7 @@ def train(
 
     Args:
         model: The model, in float32.
-        stages: Examples of the three stages: readings, drills, dialogues.
+        stages: Examples of the stages: readings, drills, dialogues, dialogues and quizzes.
         settings: Settings of the run.
         snapshot: Called about every four minutes with the share of the tokens done.
 
@@ -230,10 +234,12 @@ def train(
     pad = int(model.config.pad_token_id or 0)
     size = settings.batch_tokens // settings.workers
     streams = [share(batches(examples, size, settings.seed)) for examples in stages]
-    bounds = (settings.reading_share, settings.reading_share + settings.drill_share)
-    seen, smooth, curve, saved = 0, 0.0, [(0, 0.0)], time.monotonic()
+    read, drilled = settings.reading_share, settings.reading_share + settings.drill_share
+    bounds = (read, drilled, settings.quiz_start)
+    seen, smooth, curve, saved = settings.resume_tokens, 0.0, [(0, 0.0)], time.monotonic()
     quiet = dist.is_initialized() and dist.get_rank() > 0
     bar = tqdm(total=settings.tokens, unit="tok", unit_scale=True, mininterval=5, disable=quiet)
+    bar.update(seen)
     while seen < settings.tokens:
         done = seen / settings.tokens
         ids, written = collate(next(streams[sum(done >= bound for bound in bounds)]), pad)

@@ -49,9 +49,8 @@ def test_an_untrained_model_already_copies_what_followed_the_same_token_before()
     generator = torch.Generator().manual_seed(1)
     once = torch.randint(5, 4096, (4, 40), generator=generator)
     between = torch.randint(5, 4096, (4, 10), generator=generator)
-    ids = torch.cat([once, between, once], dim=1)
     with torch.no_grad():
-        predicted = model(input_ids=ids).logits.argmax(-1)
+        predicted = model(input_ids=torch.cat([once, between, once], dim=1)).logits.argmax(-1)
     right = predicted[:, 50:-1] == once[:, 1:]
     assert right.float().mean() > 0.85
 
@@ -66,11 +65,15 @@ def test_a_reading_exercise_says_only_what_the_prompt_lists() -> None:
 
 
 def test_the_recipe_runs_from_nothing_in_small_and_the_result_loads(tmp_path: Path) -> None:
-    small = "--dialogues 60 --drills 40 --readings 40 --heldout 4 --tokens 4000 --batch-tokens 1000"
-    shape = "--transcripts 1 --hidden-size 256 --layers 2 --workers 1 --threads 1"
+    small = "--dialogues 60 --drills 40 --readings 40 --quizzes 20 --heldout 4"
+    run = "--tokens 4000 --batch-tokens 1000 --workers 1 --threads 1"
+    shape = "--transcripts 1 --hidden-size 256 --layers 2"
     command = [sys.executable, "-m", "data.concierge.build", "--output", str(tmp_path / "model")]
     done = subprocess.run(
-        [*command, *small.split(), *shape.split()], cwd=ROOT, capture_output=True, text=True
+        [*command, *small.split(), *run.split(), *shape.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
