@@ -1,6 +1,6 @@
 """The errors a user can meet, as one small tree.
 
-DialogRLError                 anything we can explain in one sentence; the CLI prints it as one line
+DialogRLError                 anything we can explain in a sentence; the CLI prints it as one line
 ├── RewardError               a reward function or a reward model cannot do what was asked
 │   └── NotEnoughFeedback     too few ratings, or all of one kind; the message counts what is missing
 ├── ConfigError               a setting has a value that is not allowed
