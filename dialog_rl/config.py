@@ -137,7 +137,7 @@ class TrainSettings:
     preference_learning_rate: float = 3e-4
     """Peak learning rate of kto and dpo."""
 
-    reward_funcs: tuple[str, ...] = ("empty", "repetition")
+    reward_funcs: tuple[str, ...] = ("invention", "repetition", "empty")
     """Rule rewards added to the learned one; names as in reward_models.rules.RULES. Repeatable."""
     reward_weights: tuple[float, ...] = ()
     """One weight per rule reward, in the same order; 1 each if not given."""
@@ -148,7 +148,7 @@ class TrainSettings:
     accept_weak_reward: bool = False
     """Go on although the reward model does no better than chance on ratings it has not seen."""
 
-    total_episodes: int = 2048
+    total_episodes: int = 1536
     """Fresh replies that PPO samples and learns from."""
     max_seconds: float = 110.0
     """PPO ends after the update in which this much time has passed, episodes left or not."""
@@ -166,11 +166,11 @@ class TrainSettings:
     """Learning rate of the value head."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    kl_coef: float = 0.05
+    kl_coef: float = 0.15
     """Reward per nat of divergence from the starting policy (first value if kl_target is set)."""
-    kl_target: float = 8.0
+    kl_target: float = 2.5
     """Steer kl_coef toward this many nats per reply; 0 keeps kl_coef fixed."""
-    kl_horizon: int = 300
+    kl_horizon: int = 100
     """Episodes over which a 20 % miss of the target changes kl_coef by 20 %."""
     kl_estimator: Literal["k1", "k3"] = "k1"
     """Per-token estimate of the divergence: k1 = log ratio, k3 = never negative."""

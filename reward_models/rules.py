@@ -248,6 +248,21 @@ def grounding(prompts: Prompts, completions: Prompts, **columns: Any) -> list[fl
     return scores
 
 
+def invention(prompts: Prompts, completions: Prompts, **columns: Any) -> list[float | None]:
+    """Punish invented facts: minus the share of claims that are not grounded. Range [-1, 0].
+
+    The fault side of :func:`grounding`: a reply that claims nothing is not at fault, and one that
+    claims more is not better.
+
+    >>> talk = [{"role": "system", "content": "Golden Lion, Mill Road, phone 2231"}]
+    >>> say = lambda text: [{"role": "assistant", "content": text}]
+    >>> invention([talk] * 2, [say("Try the Golden Lion, phone 9999."), say("What food?")])
+    [-0.5, 0.0]
+    """
+    shares = grounding(prompts, completions)
+    return [0.0 if share is None else share - 1.0 for share in shares]
+
+
 def _digits(text: str) -> str:
     return "".join(char for char in text if char.isdigit())
 
@@ -327,6 +342,7 @@ RULES: dict[str, RewardFunction] = {
     "politeness": politeness,
     "language_match": language_match,
     "grounding": grounding,
+    "invention": invention,
     "personal_data_leak": personal_data_leak,
     "safety": safety,
     "question_back": question_back,
