@@ -2,7 +2,7 @@
 
 DialogRLError                 anything we can explain in a sentence; the CLI prints it as one line
 ├── RewardError               a reward function or a reward model cannot do what was asked
-│   └── NotEnoughFeedback     too few ratings, or all of one kind; the message counts what is missing
+│   └── NotEnoughFeedback     too few ratings, or all of one kind; counts what is missing
 ├── ConfigError               a setting has a value that is not allowed
 ├── DataError                 a file, a record or a message cannot be used
 │   └── TooLarge              a message or a file is longer than what is allowed
