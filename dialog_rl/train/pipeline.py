@@ -83,6 +83,7 @@ def train(
     promote: bool = False,
     progress: Progress | None = None,
     show_progress: bool = True,
+    gate: GateSettings | None = None,
 ) -> TrainResult:
     """Train an adapter on the store's feedback and judge it.
 
@@ -94,6 +95,7 @@ def train(
         promote: put the new adapter in service if the verdict is to ship.
         progress: called as the run goes on.
         show_progress: draw a progress bar on stderr.
+        gate: what the verdict asks; the defaults, with the run's seed, if not given.
 
     Raises:
         NotEnoughFeedback: too few ratings; says how many of what are missing.
@@ -106,7 +108,7 @@ def train(
     with training_lock(home, run.run_id if run else "starting"):
         run = run or create_run(home, settings, model_name_or_path=model_name_or_path)
         with tqdm(total=1.0, disable=None if show_progress else True, bar_format=BAR) as bar:
-            work = _Work(home, run, Teller(run, bar, progress))
+            work = _Work(home, run, Teller(run, bar, progress), gate)
             try:
                 return work.finish(promote)
             except DialogRLError as error:
@@ -117,9 +119,10 @@ def train(
 class _Work:
     """One run from its folder: each stage reads what the one before left."""
 
-    def __init__(self, home: Path, run: Run, stage: Teller) -> None:
+    def __init__(self, home: Path, run: Run, stage: Teller, gate: GateSettings | None) -> None:
         self.home, self.run, self.stage = home, run, stage
         self.settings = run.settings()
+        self.gate = gate or GateSettings(seed=self.settings.seed)
         self.registry = AdapterRegistry(home)
         self.remarks: list[str] = []
         """What the reader of the verdict should know about how the run went."""
@@ -300,7 +303,7 @@ class _Work:
             version,
             incumbent,
             data.test,
-            GateSettings(seed=self.settings.seed),
+            self.gate,
             reward_beats_chance=fitted_beats_chance(self.run.path / REWARD_FOLDER),
             progress=lambda share, text: self.stage("gate", share, text),
         )

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from dialog_rl.config import TrainSettings
+from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import Conversation, Reply, SamplingParams
 from dialog_rl.errors import NotEnoughFeedback, NotFound
 from dialog_rl.feedback import FeedbackEvent
@@ -37,6 +37,9 @@ SMALL = {
 }
 LIKED = ["Sure, happy to help. Which area?", "Of course! For how many people?", "Gladly. When?"]
 DISLIKED = ["no", "Whatever. I do not care about that at all.", "Look it up yourself."]
+
+
+QUICK = GateSettings(num_prompts=6)
 
 
 def fill(home, *, seed=0, conversations=40, noise=0.0):
@@ -102,7 +105,7 @@ def model(tmp_path_factory):
 def run(home, model, **changes):
     torch.set_num_threads(1)
     settings = TrainSettings(**{**SMALL, **changes})
-    return train(settings, home, model_name_or_path=model, show_progress=False)
+    return train(settings, home, model_name_or_path=model, show_progress=False, gate=QUICK)
 
 
 def test_ppo_from_a_store_ends_in_a_verdict_an_adapter_plots_and_metrics(tmp_path, model):
@@ -114,6 +117,7 @@ def test_ppo_from_a_store_ends_in_a_verdict_an_adapter_plots_and_metrics(tmp_pat
         model_name_or_path=model,
         progress=lambda *a: told.append(a),
         show_progress=False,
+        gate=QUICK,
     )
     assert result.version is not None
     assert AdapterRegistry(tmp_path).current() == "base"
@@ -235,7 +239,9 @@ def test_killed_in_ppo_and_resumed_gives_the_same_adapter(tmp_path, model):
     (status,) = list_runs(cut)
     assert status.state == "interrupted"
     assert AdapterRegistry(cut).list() == []
-    resumed = train(TrainSettings(), cut, resume_run_id=status.run_id, show_progress=False)
+    resumed = train(
+        TrainSettings(), cut, resume_run_id=status.run_id, show_progress=False, gate=QUICK
+    )
     name = "adapter/adapter_model.safetensors"
     assert (resumed.folder / name).read_bytes() == (expected.folder / name).read_bytes()
     assert len(AdapterRegistry(cut).list()) == 1
