@@ -43,7 +43,7 @@ from reward_models.head import (
 )
 from reward_models.rules import reply_text, words
 from reward_models.settings import RewardModelSettings, RewardReport
-from reward_models.textual import Lexicon
+from reward_models.textual import REPLY_FEATURES, Lexicon, repeated_share
 
 Progress = Callable[[float, str], None]
 """(share done from 0 to 1, what is being done)."""
@@ -57,6 +57,9 @@ START: Strengths = {
     "heard": 0.3,
 }
 """Measured on simulated raters (docs/decisions.md); the evidence of the judgements moves it."""
+_REPEATS = 0.2
+"""Share of repeated word trigrams that is never punished."""
+_REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, _CARD = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
 _FORMAT = 1
@@ -187,12 +190,24 @@ class LearnedReward:
         completions: Sequence[Sequence[Message]],
         **columns: Any,
     ) -> list[float | None]:
-        """Score B completions: about 0 for a usual reply, within plus or minus ``bound``."""
-        mean, spread = self.moments(prompts, [reply_text(c) for c in completions])
+        """Score B completions: about 0 for a usual reply, within plus or minus ``bound``.
+
+        What nobody was shown cannot be learned, so two things are fixed: a reply without a word
+        gets the lowest score, and one that repeats itself more than any rated reply did loses up
+        to ``bound``.
+        """
+        replies = [reply_text(completion) for completion in completions]
+        mean, spread = self.moments(prompts, replies)
         careful = mean - self.settings.pessimism * spread
         standard = (careful - self.tensors["centre"]) / self.tensors["scale"]
         bound = self.settings.bound
-        scores: list[float | None] = (bound * torch.tanh(standard / bound)).tolist()
+        fair: list[float] = (bound * torch.tanh(standard / bound)).tolist()
+        limit = max(_REPEATS, float(self.featuriser.scalers["form"].high[_REPEATS_AT]))
+        scores: list[float | None] = []
+        for reply, score in zip(replies, fair, strict=True):
+            tokens = words(reply)
+            over = max(0.0, repeated_share(tokens) - limit) / (1 - limit) if limit < 1 else 0.0
+            scores.append(max(-bound, score - bound * over) if tokens else -bound)
         return scores
 
     def score(self, prompt: Sequence[Message], completion: str) -> float:

@@ -187,13 +187,21 @@ def _substance(
     ]
 
 
+def repeated_share(tokens: Sequence[str]) -> float:
+    """Share of word trigrams that came before.
+
+    >>> repeated_share("a b c a b c".split())  # abc bca cab abc: one of four
+    0.25
+    """
+    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def _relation(reply: str, tokens: Sequence[str], context: _Context) -> list[float]:
     content = _content_words(reply)
-    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    repeated = 1.0 - len(set(grams)) / len(grams) if grams else 0.0
     letters = sum(char.isalnum() or char.isspace() for char in reply)
     return [
-        repeated,
+        repeated_share(tokens),
         len(set(tokens)) / max(1, len(tokens)),
         _share(content, context.user),
         _share(content, context.system),

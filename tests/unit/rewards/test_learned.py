@@ -67,6 +67,16 @@ def test_scores_are_bounded_whatever_the_reply(fitted):
         assert abs(reward.score(prompt_of(random.Random(0)), reply)) <= 3.0
 
 
+def test_saying_nothing_or_the_same_again_and_again_scores_below_the_usual_reply():
+    reward, _ = LearnedReward.fit(rate(brief, 80))
+    rng = random.Random(2)
+    prompt = prompt_of(rng)
+    usual = sorted(reward.score(prompt, reply_of(rng)) for _ in range(21))[10]
+    for reply in ("", " ", "...", "?", "Thank you! " * 25, "the " * 60):
+        assert reward.score(prompt, reply) < usual
+    assert reward.score(prompt, "") == -reward.settings.bound
+
+
 def test_a_reply_unlike_all_rated_ones_is_less_certain(fitted):
     reward = fitted[0]
     rng = random.Random(3)
