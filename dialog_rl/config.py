@@ -166,10 +166,10 @@ class TrainSettings:
     """Learning rate of the value head."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    kl_coef: float = 0.15
-    """Reward per nat of divergence from the starting policy (first value if kl_target is set)."""
+    kl_coef: float = 0.1
+    """Reward per nat of divergence from the starting policy (the least, if kl_target is set)."""
     kl_target: float = 2.5
-    """Steer kl_coef toward this many nats per reply; 0 keeps kl_coef fixed."""
+    """Raise kl_coef while replies are more nats away than this; 0 keeps kl_coef fixed."""
     kl_horizon: int = 100
     """Episodes over which a 20 % miss of the target changes kl_coef by 20 %."""
     kl_estimator: Literal["k1", "k3"] = "k1"

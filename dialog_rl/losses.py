@@ -180,9 +180,12 @@ def value_loss(
 class KLController:
     """The KL coefficient, fixed or steered toward a target (Ziegler et al. 2019, section 2.2).
 
-    coef <- coef * (1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon)
+    coef <- max(floor, coef * (1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon))
 
-    >>> controller = KLController(coef=0.1, target=2.0, horizon=100)
+    The floor is ours: a run starts with a KL of 0, and without it the coefficient would have
+    withered by the time the policy begins to move.
+
+    >>> controller = KLController(coef=0.1, target=2.0, horizon=100, floor=0.05)
     >>> controller.update(kl=4.0, episodes=50)   # 0.1 * (1 + 0.2 * 0.5)
     >>> round(controller.coef, 6)
     0.11
@@ -194,10 +197,12 @@ class KLController:
     """KL per reply (nats) to steer to; None keeps ``coef`` fixed."""
     horizon: int = 1000
     """Episodes over which a persistent error of 20 % changes ``coef`` by 20 %."""
+    floor: float = 0.0
+    """``coef`` never falls below this."""
 
     def update(self, kl: float, episodes: int) -> None:
         """Move the coefficient after a batch of ``episodes`` replies with mean KL ``kl``."""
         if self.target is None:
             return
         error = min(max(kl / self.target - 1, -0.2), 0.2)
-        self.coef *= 1 + error * episodes / self.horizon
+        self.coef = max(self.floor, self.coef * (1 + error * episodes / self.horizon))

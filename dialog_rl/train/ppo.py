@@ -126,7 +126,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.controller = KLController(
-            settings.kl_coef, settings.kl_target or None, settings.kl_horizon
+            settings.kl_coef, settings.kl_target or None, settings.kl_horizon, settings.kl_coef
         )
         self.control: TrainerControl
         self.progress = Progress(kl_coef=settings.kl_coef)

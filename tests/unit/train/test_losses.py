@@ -147,6 +147,12 @@ def test_the_kl_controller_tightens_above_its_target_and_loosens_below():
     assert controller.coef == pytest.approx(0.084)
 
 
+def test_the_kl_coefficient_never_falls_below_its_floor():
+    controller = KLController(coef=0.1, target=2.0, horizon=100, floor=0.09)
+    controller.update(kl=0.0, episodes=100)
+    assert controller.coef == 0.09
+
+
 def test_a_fixed_kl_coefficient_does_not_move():
     controller = KLController(coef=0.1)
     controller.update(kl=50.0, episodes=1000)
