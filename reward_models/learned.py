@@ -370,6 +370,7 @@ def _report(
     began: float,
 ) -> RewardReport:
     agreed = ranking(evidence, held, seed=settings.seed)
+    strict = ranking(evidence, held, seed=settings.seed, draws=1000, level=0.99)
     bias = fit.rating.rater_bias.tolist()
     scores = assemble(blocks, strengths) @ fit.weight
     lengths = torch.tensor([math.log1p(len(words(reply))) for _, reply in evidence.items])
@@ -382,7 +383,7 @@ def _report(
         agreement_low=agreed.low,
         agreement_high=agreed.high,
         by_signal=agreed.by_signal,
-        beats_chance=agreed.low > 0.5,
+        beats_chance=strict.low > 0.5,
         nll=held.nll,
         strengths=strengths,
         rater_bias=dict(zip(evidence.raters, bias, strict=True)),
