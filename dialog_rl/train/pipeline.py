@@ -214,7 +214,14 @@ class _Work:
                 if settings.algo == "kto"
                 else (train_dpo, examples.dpo(data))
             )
-            step(actor, self.policy, rows, settings, path / "checkpoints", self._logger("kto"))
+            step(
+                actor,
+                self.policy,
+                rows,
+                settings,
+                path / "checkpoints",
+                self._logger(settings.algo),
+            )
         if examples.left_out:
             self.remarks.append(f"{examples.left_out} prompts or replies were too long to use")
         beside = path / "adapter.tmp"

@@ -15,7 +15,6 @@ a critic. Run by ``dialog-rl train``.
 """
 
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -104,21 +103,18 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         total = settings.num_total_batches()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: max(1 - k / total, 0.1))
-        with warnings.catch_warnings():
-            # TRL 1.12 reads a property that transformers 5.23 renamed.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")
-            super().__init__(
-                args=ppo_config(settings, folder, self.per_pass, actor.device),
-                processing_class=tokenizer,
-                model=actor.policy,
-                ref_model=None,
-                reward_model=nn.Identity(),
-                value_model=Critic(actor.value_head),
-                train_dataset=Dataset.from_dict({"input_ids": [list(p.ids) for p in prompts]}),
-                data_collator=list,
-                optimizers=(optimizer, scheduler),
-                callbacks=callbacks,
-            )
+        super().__init__(
+            args=ppo_config(settings, folder, self.per_pass, actor.device),
+            processing_class=tokenizer,
+            model=actor.policy,
+            ref_model=None,
+            reward_model=nn.Identity(),
+            value_model=Critic(actor.value_head),
+            train_dataset=Dataset.from_dict({"input_ids": [list(p.ids) for p in prompts]}),
+            data_collator=list,
+            optimizers=(optimizer, scheduler),
+            callbacks=callbacks,
+        )
         if self.accelerator.num_processes > 1:
             raise TrainingError(
                 "PPO runs in one process so far; start it without accelerate launch"
