@@ -38,7 +38,9 @@ def held(tmp_path):
 
 
 def test_a_run_gives_back_the_settings_it_was_started_with(tmp_path):
-    settings = TrainSettings(seed=3, report_to=("tensorboard",), reward_weights=(1.0, 0.5))
+    settings = TrainSettings(
+        seed=3, report_to=("tensorboard",), reward_funcs=("echo",), reward_weights=(0.5,)
+    )
     run = create_run(tmp_path, settings, model_name_or_path="some/model")
     again = open_run(tmp_path, run.run_id)
     assert again.settings() == settings
