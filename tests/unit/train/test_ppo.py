@@ -206,3 +206,9 @@ def test_gradients_are_clipped_to_max_grad_norm(tmp_path):
     trainer.train()
     assert len(seen) == 4
     assert all(norm <= 1e-3 * 1.001 for norm in seen)
+
+
+def test_metrics_also_go_where_report_to_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    make(tmp_path / "run", total_episodes=16, report_to=("tensorboard",)).train()
+    assert list((tmp_path / "board").glob("events.out.tfevents.*"))

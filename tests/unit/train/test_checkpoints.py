@@ -1,0 +1,93 @@
+"""Checkpoints: whole or absent, digests checked, old ones gone, no pickle."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from dialog_rl.errors import TrainingError
+from dialog_rl.train.checkpoints import (
+    load_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    save_checkpoint,
+)
+
+SAVER = """
+import sys, torch
+from pathlib import Path
+from dialog_rl.train.checkpoints import save_checkpoint
+print("ready", flush=True)
+for step in range(10_000):
+    save_checkpoint(Path(sys.argv[1]), step, {"x": torch.full((5000,), float(step))}, {"step": step})
+"""
+
+
+def test_there_is_nothing_to_load_before_the_first_save(tmp_path):
+    assert load_checkpoint(tmp_path / "none") is None
+
+
+def test_what_was_saved_last_is_loaded_and_older_ones_are_deleted(tmp_path):
+    for step in range(4):
+        save_checkpoint(tmp_path, step, {"x": torch.tensor([step])}, {"step": step}, keep=2)
+    tensors, state = load_checkpoint(tmp_path)
+    assert (tensors["x"].item(), state["step"]) == (3, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["CURRENT", "step-000002", "step-000003"]
+
+
+def test_a_damaged_checkpoint_is_refused_by_its_digest(tmp_path):
+    save_checkpoint(tmp_path, 1, {"x": torch.ones(3)}, {})
+    (tmp_path / "step-000001" / "state.json").write_text("[]")
+    with pytest.raises(TrainingError, match="is damaged"):
+        load_checkpoint(tmp_path)
+
+
+def test_what_a_killed_save_left_behind_is_swept_and_never_loaded(tmp_path):
+    save_checkpoint(tmp_path, 1, {"x": torch.ones(1)}, {})
+    (tmp_path / "step-000002.tmp").mkdir()
+    (tmp_path / "step-000002").mkdir()  # renamed, but CURRENT was not moved yet
+    assert load_checkpoint(tmp_path)[0]["x"].item() == 1
+    save_checkpoint(tmp_path, 2, {"x": torch.tensor([2.0])}, {})
+    assert load_checkpoint(tmp_path)[0]["x"].item() == 2
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_kill_at_random_moments_always_leaves_a_complete_checkpoint(tmp_path):
+    rng = random.Random(0)
+    for trial in range(4):
+        folder = tmp_path / str(trial)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.05 + rng.random() * 0.2)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        found = load_checkpoint(folder)
+        if found is not None:
+            tensors, state = found
+            assert tensors["x"].tolist() == [float(state["step"])] * 5000
+
+
+def test_adam_goes_on_from_its_tensors_as_if_nothing_had_happened():
+    def run(steps, split):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.AdamW([p], lr=0.1)
+        for step in range(steps):
+            if step == split:
+                kept = {k: v.clone() for k, v in optimizer_tensors(optimizer).items()}
+                optimizer = torch.optim.AdamW([p], lr=0.1)
+                load_optimizer(optimizer, kept)
+            (p * torch.tensor([1.0, -2.0, step])).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return p.detach()
+
+    assert torch.equal(run(6, split=3), run(6, split=None))
