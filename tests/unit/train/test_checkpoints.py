@@ -24,7 +24,8 @@ from pathlib import Path
 from dialog_rl.train.checkpoints import save_checkpoint
 print("ready", flush=True)
 for step in range(10_000):
-    save_checkpoint(Path(sys.argv[1]), step, {"x": torch.full((5000,), float(step))}, {"step": step})
+    x = torch.full((5000,), float(step))
+    save_checkpoint(Path(sys.argv[1]), step, {"x": x}, {"step": step})
 """
 
 
