@@ -22,6 +22,7 @@ from dialog_rl.errors import (
     DataError,
     DialogRLError,
     NotFound,
+    StoreFull,
     TooLarge,
 )
 from dialog_rl.service import ChatService
@@ -49,6 +50,7 @@ def _status(error: DialogRLError) -> int:
         (TooLarge, 413),
         (DataError, 422),
         (ConfigError, 422),
+        (StoreFull, 507),
         (Busy, 429),
     ):
         if isinstance(error, kind):

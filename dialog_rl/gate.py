@@ -391,7 +391,11 @@ def _perplexity(
     for dialogue in rng.sample(list(dialogues), min(len(dialogues), settings.num_prompts)):
         messages = dialogue["messages"]
         turns = [n for n, m in enumerate(messages) if m["role"] == "assistant"]
-        n = rng.choice(turns)
+        labels = dialogue.get("turns", [{}] * len(turns))
+        good = [n for n, x in zip(turns, labels, strict=True) if x.get("quality") in (None, "good")]
+        if not good:
+            continue
+        n = rng.choice(good)
         prompt = render_ids(tokenizer, messages[:n])
         scored.append(Scored.reply(prompt, render_reply_ids(tokenizer, messages[n]["content"])))
     tokens = sum(len(row.positions) for row in scored)

@@ -6,9 +6,10 @@ import pytest
 
 from apps import views
 from apps.access import owner_of
+from apps.api import error_response
 from apps.teachview import teach_card
 from dialog_rl.conversation import Conversation, Reply, SamplingParams, Turn
-from dialog_rl.errors import Busy, DataError, TooLarge
+from dialog_rl.errors import Busy, DataError, StoreBusy, StoreFull, TooLarge
 from dialog_rl.feedback import FeedbackEvent, FeedbackKind
 from dialog_rl.limits import check_stars, check_tags, check_text
 from dialog_rl.teach import TeachStatus
@@ -216,3 +217,9 @@ def test_the_teach_card_tells_what_is_going_on() -> None:
     )
     assert "v1-0a1b2c3d has taken over" in shipped
     assert "0.12 <small>[0.04, 0.2]</small>" in shipped
+
+
+def test_a_full_disk_is_507_and_a_busy_store_503_with_a_time_to_try_again():
+    full, busy = error_response(StoreFull("no space")), error_response(StoreBusy("held"))
+    assert (full.status_code, "retry-after" in full.headers) == (507, False)
+    assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
