@@ -74,6 +74,30 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> T
     return rewards
 
 
+def centre_by_group(scores: Tensor, groups: Tensor) -> Tensor:
+    """Take off each score the mean of the other scores of its group (leave-one-out baseline).
+
+    What all replies to a prompt share says nothing about which of them was better. Since a reply's
+    own score is not in its baseline, the policy gradient stays unbiased (Kool et al. 2019; RLOO,
+    Ahmadian et al. 2024, arXiv 2402.14740). A score without company is left as it is.
+
+    Args:
+        scores: [B].
+        groups: [B] int64, the same number for replies to the same prompt.
+
+    Returns:
+        [B].
+
+    >>> scores = torch.tensor([1.0, 2.0, 6.0, 5.0])
+    >>> centre_by_group(scores, torch.tensor([0, 0, 0, 1])).tolist()   # 1-4, 2-3.5, 6-1.5, 5
+    [-3.0, -1.5, 4.5, 5.0]
+    """
+    same = (groups[:, None] == groups[None, :]).to(scores.dtype)
+    others = same.sum(1) - 1
+    mean = (same @ scores - scores) / others.clamp(min=1)
+    return torch.where(others > 0, scores - mean, scores)
+
+
 def gae(
     rewards: Tensor,
     values: Tensor,

@@ -32,7 +32,7 @@ from transformers import (
 )
 from trl.experimental.ppo import PPOTrainer
 
-from dialog_rl.advantages import gae, token_rewards, whiten
+from dialog_rl.advantages import centre_by_group, gae, token_rewards, whiten
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.losses import KLController, kl_estimate, policy_loss, value_loss
@@ -262,6 +262,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """Credit the tokens and take the optimizer steps of one update."""
         settings, mask = self.settings, batch.mask
         standard = torch.tensor([self._standardised(e) for e in batch.episodes])
+        numbers = {id(e.prompt): n for n, e in enumerate(batch.episodes)}
+        groups = torch.tensor([numbers[id(e.prompt)] for e in batch.episodes])
+        standard = centre_by_group(standard, groups)
         rewards = token_rewards(standard.to(mask.device), scores.kl, self.controller.coef, mask)
         if settings.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_rl.advantages import gae, last_token, reply_mask, token_rewards, whiten
+from dialog_rl.advantages import centre_by_group, gae, last_token, reply_mask, token_rewards, whiten
 
 
 def naive_gae(rewards, values, mask, gamma, lam, turn_gamma, turn_lam):
@@ -151,3 +151,15 @@ def test_whitened_values_have_mean_zero_and_unbiased_variance_one(values):
     white = whiten(x, torch.ones_like(x, dtype=torch.bool))
     assert abs(white.mean().item()) < 1e-9
     assert abs(white.var().item() - 1) < 1e-6
+
+
+def test_a_score_is_compared_with_the_others_of_its_prompt_only():
+    # group 0: 1, 2, 6 -> 1 - 8/2, 2 - 7/2, 6 - 3/2; group 1 has one reply and keeps its score
+    scores, groups = torch.tensor([1.0, 5.0, 2.0, 6.0]), torch.tensor([0, 1, 0, 0])
+    assert centre_by_group(scores, groups).tolist() == [-3.0, 5.0, -1.5, 4.5]
+
+
+def test_what_all_replies_to_a_prompt_share_makes_no_difference():
+    scores, groups = torch.tensor([1.0, 2.0, 6.0, 4.0]), torch.tensor([0, 0, 1, 1])
+    shifted = scores + torch.tensor([10.0, 10.0, -3.0, -3.0])
+    assert torch.allclose(centre_by_group(scores, groups), centre_by_group(shifted, groups))
