@@ -96,7 +96,7 @@ def judge(
         from dialog_rl.bundled import heldout_dialogues
 
         dialogues = heldout_dialogues()
-    rated = counted(judgements)
+    rated = [j for j in counted(judgements) if _fits(manager, j.prompt)]
     report(0.05, "answering held-out prompts afresh")
     prompts = [p for p in choose_prompts(judgements, dialogues, settings) if _fits(manager, p)]
     fresh = answer_afresh(manager, prompts, candidate, incumbent, params, settings.seed)

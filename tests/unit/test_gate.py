@@ -1,6 +1,7 @@
 """The gate end to end on a two-layer model: who ships, who does not, and what the reasons say."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,12 @@ def test_the_same_evidence_gives_the_same_verdict(manager, rated):
     first, again = (judged(manager, rows) for _ in range(2))
     assert first.to_json()["measures"] == again.to_json()["measures"]
     assert first.p_value == again.p_value
+
+
+def test_a_rating_of_a_context_too_long_for_the_model_is_left_out(manager, rated):
+    rows = judgements(rated, rated[2] > 0)
+    long = replace(rows[0], prompt=({"role": "user", "content": "north " * 500},), group="long")
+    assert judged(manager, [*rows, long]).p_value == judged(manager, rows).p_value
 
 
 def test_a_version_is_no_better_than_itself(manager, rated):
