@@ -140,12 +140,15 @@ def run(file: Path, home: Path, contexts: int, flags: Sequence[str]) -> list[Res
             high=round(report.agreement_high, 3),
             command=COMMAND,
         ),
-        ResultRow(
-            figure="seconds of `dialog-rl train` on the train split's thumbs",
-            value=round(seconds, 1),
-            command=COMMAND,
-        ),
     ]
+    if seconds > 1:  # not when an earlier call had trained already
+        rows.append(
+            ResultRow(
+                figure="seconds of `dialog-rl train` on the train split's thumbs",
+                value=round(seconds, 1),
+                command=COMMAND,
+            )
+        )
     for name, reward in (
         ("the run's reward model", own),
         ("a reward model of the test split", second),
