@@ -26,7 +26,6 @@ import numpy as np
 
 from benchmarks.results import RESULTS, ResultRow, write_results
 from dialog_rl.corpus import import_file, judgements
-from dialog_rl.errors import DataError
 from dialog_rl.evaluate import mean_interval
 from dialog_rl.manager import DialogManager, DraftReply
 from dialog_rl.policy import Policy
@@ -60,15 +59,6 @@ def test_thumbs(file: Path, folder: Path) -> list[Judgement]:
         return judgements(store)
     finally:
         store.close()
-
-
-def fits(manager: DialogManager, judgement: Judgement) -> bool:
-    """Whether the context's newest message fits into the bundled model's window."""
-    try:
-        manager.build_prompt(judgement.prompt)
-    except DataError:
-        return False
-    return True
 
 
 def answers(manager: DialogManager, thumbs: Sequence[Judgement], version: str) -> list[DraftReply]:
@@ -129,7 +119,7 @@ def run(file: Path, home: Path, contexts: int, flags: Sequence[str]) -> list[Res
     own = LearnedReward.load(run_folder / "reward_model", backbone=backbone)
     second, report = LearnedReward.fit(thumbs, backbone=backbone)
     manager = DialogManager(policy)
-    asked = [j for j in thumbs if fits(manager, j)][:contexts]
+    asked = [j for j in thumbs if manager.fits(j.prompt)][:contexts]
     before, after = answers(manager, asked, "base"), answers(manager, asked, known.version)
     transcripts(asked, before, after, RESULTS / "real_input_transcripts.md")
     rows = [

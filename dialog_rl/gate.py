@@ -35,7 +35,6 @@ from dialog_rl.comparison import (
 )
 from dialog_rl.config import GateSettings
 from dialog_rl.conversation import SamplingParams
-from dialog_rl.errors import DataError
 from dialog_rl.evaluate import (
     Array,
     Evidence,
@@ -96,9 +95,9 @@ def judge(
         from dialog_rl.bundled import heldout_dialogues
 
         dialogues = heldout_dialogues()
-    rated = [j for j in counted(judgements) if _fits(manager, j.prompt)]
+    rated = [j for j in counted(judgements) if manager.fits(j.prompt)]
     report(0.05, "answering held-out prompts afresh")
-    prompts = [p for p in choose_prompts(judgements, dialogues, settings) if _fits(manager, p)]
+    prompts = [p for p in choose_prompts(judgements, dialogues, settings) if manager.fits(p)]
     fresh = answer_afresh(manager, prompts, candidate, incumbent, params, settings.seed)
     report(0.55, "asking what held-out people prefer")
     people, p_value = _people(manager, fresh, candidate, incumbent, rated, params, settings)
@@ -209,15 +208,6 @@ def choose_prompts(
 
 def _key(prompt: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     return tuple((m["role"], m["content"]) for m in prompt)
-
-
-def _fits(manager: "DialogManager", prompt: tuple[Message, ...]) -> bool:
-    """Whether the model can read it; a dialogue of the corpus may be too long for another model."""
-    try:
-        manager.build_prompt(prompt)
-    except DataError:
-        return False
-    return True
 
 
 def answer_afresh(

@@ -180,6 +180,14 @@ class DialogManager:
         assert ids is not None  # the newest user message was found by _check
         return Prompt(messages=tuple(head + body[kept:]), ids=tuple(ids), dropped=kept)
 
+    def fits(self, messages: Sequence[Message]) -> bool:
+        """Whether a prompt can be made of it, rather than :meth:`build_prompt` refusing it."""
+        try:
+            self.build_prompt(messages)
+        except DataError:
+            return False
+        return True
+
     def reply_batch(
         self,
         conversations: Sequence[Sequence[Message]],
