@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import islice
@@ -33,24 +33,24 @@ from data.concierge.evaluate import Messages
 from data.concierge.generate import SEED, distinct, heldout
 from data.concierge.quizzes import write_quiz
 from data.concierge.readings import write_reading
-from data.concierge.tokens import encode_all, train_tokenizer
-from data.concierge.training import Example, ModelSettings, TrainSettings, new_model, train
+from data.concierge.tokens import Encoded, encode_all, train_tokenizer
+from data.concierge.training import ModelSettings, TrainSettings, new_model, train
 
 logger = logging.getLogger(__name__)
-Stages = tuple[list[Example], list[Example], list[Example], list[Example]]
+Stages = tuple[list[Encoded], list[Encoded], list[Encoded], list[Encoded]]
 MAX_LENGTH = 512
-TOKENS = 8_300_000
+TOKENS = 8_500_000
 
 
 def examples(
     tokenizer: PreTrainedTokenizerFast, dialogues: Iterator[Messages], count: int, name: str
-) -> list[Example]:
+) -> list[Encoded]:
     """Encode `count` training dialogues; the few that are too long are left out."""
-    found: list[Example] = []
+    found: list[Encoded] = []
     bar = tqdm(total=count, desc=name)
     while chunk := list(islice(dialogues, min(1000, count - bar.n))):
         encoded = encode_all(tokenizer, chunk)
-        found += [example for example in encoded if len(example[0]) <= MAX_LENGTH]
+        found += [example for example in encoded if len(example.ids) <= MAX_LENGTH]
         bar.update(len(chunk))
     bar.close()
     return found
@@ -130,8 +130,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=SEED, help="seed of corpus and training")
     parser.add_argument("--dialogues", type=int, default=26_000, help="training dialogues")
     parser.add_argument("--drills", type=int, default=8_000, help="short dialogues of stage two")
-    parser.add_argument("--readings", type=int, default=4_000, help="exercises of stage one")
-    parser.add_argument("--quizzes", type=int, default=9_000, help="quizzes of the last stage")
+    parser.add_argument("--readings", type=int, default=3_000, help="exercises of stage one")
+    parser.add_argument("--quizzes", type=int, default=12_000, help="quizzes of the last stage")
     parser.add_argument("--resume", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--resume-tokens", type=int, default=0, help="tokens they have seen")
     parser.add_argument("--heldout", type=int, default=400, help="held-out dialogues to measure on")
@@ -144,6 +144,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--snapshots", type=Path, help="folder renewed every four minutes")
     return parser.parse_args()
+
+
+def command(words: Sequence[str]) -> str:
+    """Return the command that makes the same model: snapshots have no influence on it.
+
+    Example:
+        >>> command(["--output", "model", "--snapshots", "/tmp/x", "--seed", "3"])
+        'python -m data.concierge.build --output model --seed 3'
+    """
+    at = words.index("--snapshots") if "--snapshots" in words else len(words)
+    return " ".join(["python -m data.concierge.build", *words[:at], *words[at + 2 :]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +251,7 @@ def main() -> None:
         run(job)
     figures = measure(args.output, tokenizer, args.seed, args.heldout)
     report = {
-        "command": " ".join(["python -m data.concierge.build", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         "readings": len(job.stages[0]),
         "drills": len(job.stages[1]),
         "dialogues": len(job.stages[2]),

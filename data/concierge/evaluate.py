@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.concierge.tokens import encode, encode_prompt
-from data.concierge.training import batch_loss, collate
+from data.concierge.tokens import encode_all, encode_prompt
+from data.concierge.training import collate, token_losses
 
 Messages = list[dict[str, str]]
 
@@ -24,9 +24,9 @@ def perplexity(
     total, count = 0.0, 0
     with torch.no_grad():
         for record in records:
-            ids, written = collate([encode(tokenizer, record["messages"])], 0)
-            loss, number = batch_loss(model, ids, written, autocast=False)
-            total, count = total + loss.item() * number, count + number
+            ids, written = collate(encode_all(tokenizer, [record["messages"]]), 0)
+            losses = token_losses(model, ids, written, autocast=False)
+            total, count = total + losses.sum().item(), count + len(losses)
     return math.exp(total / max(count, 1))
 
 

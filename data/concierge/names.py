@@ -112,10 +112,19 @@ def _pick(rng: random.Random, words: list[str], split: Split) -> str:
             return word.capitalize()
 
 
+def _spliced(rng: random.Random, split: Split) -> str:
+    """Join the beginning of one word to the end of another, as in 'Hersea' or 'Wilcon'."""
+    first, second = (_pick(rng, rng.choice((NOUNS, SURNAMES)), split) for _ in range(2))
+    return first[: rng.randint(2, 4)].lower() + second[-rng.randint(2, 4) :].lower()
+
+
 def coined(rng: random.Random, split: Split) -> str:
-    """Coin a word from syllables; this makes copying letter by letter necessary in training too."""
+    """Coin a word; this makes copying piece by piece necessary in training too."""
     while True:
-        word = rng.choice(SYLLABLES_A) + rng.choice(SYLLABLES_B) + rng.choice(SYLLABLES_C)
+        if rng.random() < 0.5:
+            word = _spliced(rng, split)
+        else:
+            word = rng.choice(SYLLABLES_A) + rng.choice(SYLLABLES_B) + rng.choice(SYLLABLES_C)
         if is_heldout(word) == (split == "heldout"):
             return word.capitalize()
 

@@ -1,10 +1,13 @@
 """The tokenizer and the chat template of the bundled model."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from data.concierge.pointers import Pointer, gathers, pointers, wishes
 
 PAD, SYSTEM, USER, ASSISTANT, END = SPECIAL = (
     "<|pad|>",
@@ -65,38 +68,61 @@ def control_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
     return found
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded dialogue."""
+
+    ids: list[int]
+    """Token ids."""
+    written: list[bool]
+    """Which of them the assistant wrote, its end tokens included."""
+    pointers: list[Pointer] = field(default_factory=list)
+    """Where the facts that the assistant repeats stand."""
+    gathers: list[Pointer] = field(default_factory=list)
+    """What the facts of the catalogue should know of their lines."""
+    wishes: list[Pointer] = field(default_factory=list)
+    """The user's words that ask for what a reply names."""
+
+
 def encode_all(
     tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Sequence[Mapping[str, str]]]
-) -> list[tuple[list[int], list[bool]]]:
-    """Encode dialogues the way chat does, content apart from control tokens.
-
-    Returns:
-        For each dialogue its token ids, and for each of them whether the assistant wrote it (its
-        end token included).
-    """
+) -> list[Encoded]:
+    """Encode dialogues the way chat does, content apart from control tokens."""
     core = tokenizer.backend_tokenizer
     before, core.encode_special_tokens = core.encode_special_tokens, True
     contents = [message["content"] for messages in dialogues for message in messages]
-    encoded = iter(core.encode_batch_fast(contents, add_special_tokens=False))
+    encoded = iter(core.encode_batch(contents, add_special_tokens=False))
     core.encode_special_tokens = before
     special = {token: control_id(tokenizer, token) for token in SPECIAL}
     found = []
     for messages in dialogues:
         ids: list[int] = []
         written: list[bool] = []
+        offsets, begins = [], []
         for message in messages:
-            content = next(encoded).ids
-            ids += [special[ROLES[message["role"]]], *content, special[END]]
-            written += [False] + [message["role"] == "assistant"] * (len(content) + 1)
-        found.append((ids, written))
+            content = next(encoded)
+            begins.append(len(ids) + 1)
+            offsets.append(content.offsets)
+            ids += [special[ROLES[message["role"]]], *content.ids, special[END]]
+            written += [False] + [message["role"] == "assistant"] * (len(content.ids) + 1)
+        found.append(
+            Encoded(
+                ids=ids,
+                written=written,
+                pointers=pointers(messages, offsets, begins),
+                gathers=gathers(messages[0]["content"], offsets[0], begins[0]),
+                wishes=wishes(messages, offsets, begins),
+            )
+        )
     return found
 
 
 def encode(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]
 ) -> tuple[list[int], list[bool]]:
-    """Encode one dialogue; see `encode_all`."""
-    return encode_all(tokenizer, [messages])[0]
+    """Return the token ids of one dialogue and which of them the assistant wrote."""
+    encoded = encode_all(tokenizer, [messages])[0]
+    return encoded.ids, encoded.written
 
 
 def encode_prompt(

@@ -1,10 +1,10 @@
 """Train the bundled model: batches, optimisers and the loop.
 
-Loss on assistant tokens only. Matrices are trained with Muon
-(https://kellerjordan.github.io/posts/muon/), embeddings and norms with AdamW; the learning rate
-warms up and then falls linearly to zero over a number of tokens that is known in advance. Two
-workers of one thread each, which average their gradients once a step, are faster on two cores than
-one worker of two threads, which meet at every operation.
+Loss on assistant tokens only, and beside it the losses that teach where to look (`pointing.py`).
+Matrices are trained with Muon (https://kellerjordan.github.io/posts/muon/), embeddings and norms
+with AdamW; the learning rate warms up and then falls linearly to zero over a number of tokens that
+is known in advance. Two workers of one thread each, which average their gradients once a step, are
+faster on two cores than one worker of two threads, which meet at every operation.
 """
 
 import logging
@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,13 +20,14 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from data.concierge import attention  # noqa: F401 (registers itself)
+from data.concierge.parallel import average, mine, share, spread
+from data.concierge.pointing import Pointing, where
+from data.concierge.tokens import Encoded
 from data.concierge.wiring import wire
 
 ROPE_THETA = 500_000.0
 logger = logging.getLogger(__name__)
-
-Example = tuple[list[int], list[bool]]
-"""Token ids and which of them the assistant wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +35,26 @@ class TrainSettings:
     """Settings of the training run."""
 
     tokens: int
-    """Tokens to train on, system prompts and padding included."""
-    reading_share: float = 0.06
+    """Tokens to train on, system prompts included."""
+    reading_share: float = 0.03
     """Share of the tokens, at the start, that comes from exercises in reading."""
-    drill_share: float = 0.12
+    drill_share: float = 0.10
     """Share of the tokens, after that, that comes from short drill dialogues."""
-    quiz_start: float = 0.52
+    quiz_start: float = 0.13
     """Share of the tokens after which quizzes are mixed in with the dialogues."""
     resume_tokens: int = 0
     """Tokens that the given weights were trained on already, by the same settings."""
+    pointing: float = 0.5
+    """Weight of the losses on the taught heads (`pointing.py`), beside the loss on the tokens."""
+    repeat_weight: float = 3.0
+    """Weight of a token that repeats a fact, where others have 1."""
     batch_tokens: int = 4096
     """Tokens in a step, over all workers."""
     workers: int = 2
     """Processes of one thread each; 1 trains in this process with torch's threads."""
-    lr_matrix: float = 0.006
+    lr_matrix: float = 0.005
     """Peak learning rate of Muon (RMS-matched to AdamW)."""
-    lr_other: float = 0.003
+    lr_other: float = 0.0025
     """Peak learning rate of AdamW."""
     warmup: float = 0.02
     """Share of the tokens over which the learning rates rise."""
@@ -113,15 +118,15 @@ def new_model(shape: ModelSettings, eos: int, pad: int, seed: int) -> LlamaForCa
     return model
 
 
-def batches(examples: Sequence[Example], batch_tokens: int, seed: int) -> Iterator[list[Example]]:
+def batches(examples: Sequence[Encoded], batch_tokens: int, seed: int) -> Iterator[list[Encoded]]:
     """Yield batches of examples of similar length, for ever, each epoch in another order."""
     rng = random.Random(seed)
     while True:
-        order = sorted(examples, key=lambda e: len(e[0]) + rng.random() * 24)
-        found: list[list[Example]] = []
-        batch: list[Example] = []
+        order = sorted(examples, key=lambda e: len(e.ids) + rng.random() * 24)
+        found: list[list[Encoded]] = []
+        batch: list[Encoded] = []
         for example in order:
-            if batch and len(example[0]) * (len(batch) + 1) > batch_tokens:
+            if batch and len(example.ids) * (len(batch) + 1) > batch_tokens:
                 found.append(batch)
                 batch = []
             batch.append(example)
@@ -130,26 +135,26 @@ def batches(examples: Sequence[Example], batch_tokens: int, seed: int) -> Iterat
         yield from found
 
 
-def collate(batch: Sequence[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def collate(batch: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad a batch on the right.
 
     Returns:
         Token ids (B, T), and which of them the assistant wrote (B, T). Attention is causal and
         padding comes last, so no attention mask is needed.
     """
-    width = max(len(ids) for ids, _ in batch)
+    width = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), width), pad)
     written = torch.zeros((len(batch), width), dtype=torch.bool)
-    for row, (tokens, mask) in enumerate(batch):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        written[row, : len(mask)] = torch.tensor(mask)
+    for row, example in enumerate(batch):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        written[row, : len(example.ids)] = torch.tensor(example.written)
     return ids, written
 
 
-def batch_loss(
+def token_losses(
     model: LlamaForCausalLM, ids: torch.Tensor, written: torch.Tensor, *, autocast: bool
-) -> tuple[torch.Tensor, int]:
-    """Return the mean negative log-likelihood (nats) of the assistant's tokens, and their number.
+) -> torch.Tensor:
+    """Return the negative log-likelihoods (nats) of the assistant's N tokens (N,).
 
     Args:
         model: The model.
@@ -161,18 +166,48 @@ def batch_loss(
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         chosen = written[:, 1:]
         logits = model.lm_head(hidden[chosen])
-    return cross_entropy(logits.float(), ids[:, 1:][chosen]), int(chosen.sum())
+    return cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
+
+
+def losses(
+    model: LlamaForCausalLM, batch: Sequence[Encoded], settings: TrainSettings
+) -> tuple[torch.Tensor, list[float]]:
+    """Return what training minimises, and its parts.
+
+    The parts are those of the tokens (unweighted), of pointing, copying and gathering.
+    """
+    ids, written = collate(batch, int(model.config.pad_token_id or 0))
+    queries, targets = where([example.pointers for example in batch], ids.shape[1] - 1)
+    gathers = where([example.gathers for example in batch], ids.shape[1] - 1)
+    wishes = where([example.wishes for example in batch], ids.shape[1] - 1)
+    with Pointing(model) as heads:
+        each = token_losses(model, ids, written, autocast=settings.autocast)
+        pointing = heads.loss(queries, targets)
+        copying = heads.copy_loss(ids, targets)
+        gathering = heads.gather_loss([gathers, wishes])
+    repeats = torch.zeros_like(written[:, 1:])
+    real = targets.any(-1)
+    repeats[torch.arange(len(batch))[:, None].expand_as(queries)[real], queries[real]] = True
+    weights = 1 + (settings.repeat_weight - 1) * repeats[written[:, 1:]].float()
+    tokens = (each * weights).sum() / weights.sum()
+    total = tokens + settings.pointing * (pointing + copying + gathering)
+    return total, [each.mean().item(), pointing.item(), copying.item(), gathering.item()]
+
+
+def layer_matrices(model: LlamaForCausalLM) -> list[torch.nn.Parameter]:
+    """Return the matrices of the layers, which Muon trains."""
+    return [p for p in model.model.layers.parameters() if p.ndim == 2]
 
 
 def optimisers(
     model: LlamaForCausalLM, settings: TrainSettings
 ) -> list[tuple[torch.optim.Optimizer, float]]:
     """Return Muon for the matrices of the layers and AdamW for the rest, with their peak rates."""
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    matrices = layer_matrices(model)
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
     muon = torch.optim.Muon(
-        matrices,
+        mine(matrices),
         lr=settings.lr_matrix,
         weight_decay=settings.weight_decay,
         momentum=0.95,
@@ -192,32 +227,12 @@ def rate(done: float, warmup: float) -> float:
     return min(done / warmup, (1 - done) / (1 - warmup))
 
 
-def average(model: LlamaForCausalLM, loss: float, tokens: int) -> tuple[float, int]:
-    """Average the gradients over the workers; return the mean loss and the sum of the tokens."""
-    if not dist.is_initialized():
-        return loss, tokens
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([*(g.flatten() for g in grads), torch.tensor([loss, float(tokens)])])
-    dist.all_reduce(flat)
-    world = dist.get_world_size()
-    for grad, mean in zip(grads, torch.split(flat, [*(g.numel() for g in grads), 2]), strict=False):
-        grad.copy_(mean.view_as(grad) / world)
-    return float(flat[-2]) / world, round(float(flat[-1]))
-
-
-def share(stream: Iterator[list[Example]]) -> Iterator[list[Example]]:
-    """Return this worker's share of the batches."""
-    if not dist.is_initialized():
-        return stream
-    return islice(stream, dist.get_rank(), None, dist.get_world_size())
-
-
 def train(
     model: LlamaForCausalLM,
-    stages: Sequence[Sequence[Example]],
+    stages: Sequence[Sequence[Encoded]],
     settings: TrainSettings,
     snapshot: Callable[[float], None] | None = None,
-) -> list[tuple[int, float]]:
+) -> list[tuple[Any, ...]]:
     """Train the model in place.
 
     Args:
@@ -227,40 +242,46 @@ def train(
         snapshot: Called about every four minutes with the share of the tokens done.
 
     Returns:
-        Tokens seen and smoothed loss, about every hundredth of the run.
+        Tokens seen and the smoothed `losses`, about every hundredth of the run.
     """
     model.train()
-    steps = optimisers(model, settings)
-    pad = int(model.config.pad_token_id or 0)
+    model.set_attn_implementation("causal_blocks")
+    steps, matrices = optimisers(model, settings), layer_matrices(model)
     size = settings.batch_tokens // settings.workers
     streams = [share(batches(examples, size, settings.seed)) for examples in stages]
     read, drilled = settings.reading_share, settings.reading_share + settings.drill_share
     bounds = (read, drilled, settings.quiz_start)
-    seen, smooth, curve, saved = settings.resume_tokens, 0.0, [(0, 0.0)], time.monotonic()
+    seen, saved = settings.resume_tokens, time.monotonic()
+    smooth = torch.zeros(4)
+    curve: list[tuple[Any, ...]] = [(0,)]
     quiet = dist.is_initialized() and dist.get_rank() > 0
     bar = tqdm(total=settings.tokens, unit="tok", unit_scale=True, mininterval=5, disable=quiet)
     bar.update(seen)
     while seen < settings.tokens:
         done = seen / settings.tokens
-        ids, written = collate(next(streams[sum(done >= bound for bound in bounds)]), pad)
-        loss, _ = batch_loss(model, ids, written, autocast=settings.autocast)
+        batch = next(streams[sum(done >= bound for bound in bounds)])
+        loss, parts = losses(model, batch, settings)
         loss.backward()  # type: ignore[no-untyped-call]
-        mean, tokens = average(model, loss.item(), ids.numel())
+        means, tokens = average(
+            list(model.parameters()), parts, sum(len(example.ids) for example in batch)
+        )
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         factor = rate(max(done, 1e-3), settings.warmup)
         for optimiser, peak in steps:
             optimiser.param_groups[0]["lr"] = peak * factor
             optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        smooth = 0.97 * smooth + 0.03 * mean if smooth else mean
+        spread(matrices)
+        model.zero_grad(set_to_none=True)
+        smooth = 0.97 * smooth + 0.03 * torch.tensor(means) if smooth[0] else torch.tensor(means)
         seen += tokens
         bar.update(tokens)
-        bar.set_postfix(loss=f"{smooth:.3f}", refresh=False)
+        bar.set_postfix_str(f"losses {[round(float(x), 3) for x in smooth]}", refresh=False)
         if seen - curve[-1][0] > settings.tokens / 100:
-            curve.append((seen, smooth))
-            logger.info("%.0f%% of the tokens, loss %.4f", 100 * seen / settings.tokens, smooth)
+            curve.append((seen, *(round(float(x), 4) for x in smooth)))
+            logger.info("%.0f%% of the tokens; losses %s", 100 * done, curve[-1][1:])
         if snapshot and time.monotonic() - saved > 230:
             snapshot(seen / settings.tokens)
             saved = time.monotonic()
     bar.close()
+    model.set_attn_implementation("sdpa")
     return curve[1:]

@@ -18,6 +18,8 @@ simple enough to be written down, so the weights start with it and training does
 import torch
 from transformers import LlamaForCausalLM
 
+from data.concierge.pointing import pointing_layers
+
 EMBEDDING_STD = 0.05
 CONSTANT = 4.0
 """Constant dimension, in units of the standard deviation of the embeddings."""
@@ -72,10 +74,16 @@ def wire(model: LlamaForCausalLM, theta: float, seed: int) -> None:
     back.o_proj.weight[memory, :dim] = 0.09 * torch.eye(dim)
 
     find = model.model.layers[1].self_attn
+    points = [model.model.layers[n].self_attn for n in pointing_layers(config.num_hidden_layers)]
     per_key = config.num_attention_heads // (config.num_key_value_heads or 1)
     for key_head in range(2):
         keys = slice(key_head * dim, (key_head + 1) * dim)
         head = slice(key_head * per_key * dim, (key_head * per_key + 1) * dim)
+        for point in points if find not in points else ():
+            read = _rows(dim, inside, generator)
+            point.v_proj.weight[keys] = 0.0
+            point.v_proj.weight[keys][:, token] = read
+            point.o_proj.weight[token, head] = 0.2 * read.T
         find.q_proj.weight[head] = 0.0
         find.k_proj.weight[keys] = 0.0
         for number, at in enumerate(_slow_pairs(dim, theta)):

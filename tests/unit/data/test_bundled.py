@@ -33,6 +33,12 @@ def answer(question: str) -> str:
     return str(tokenizer.decode(out[0, ids.shape[1] :]))
 
 
+def test_it_finds_the_venue_that_was_asked_for_and_its_facts() -> None:
+    assert "The Silver Heron" in answer("is there a fancy seafood place?")
+    assert "Maple House" in answer("I need a cheap hotel")
+    assert "12 Mill Lane" in answer("what is the address of Golden Fern?")
+
+
 def test_it_reads_the_time_of_a_train_and_the_number_of_a_taxi_from_its_prompt() -> None:
     assert "09:15" in answer("when does the train to Norwood leave?")
     assert "5226" in answer("i need a taxi")
@@ -40,5 +46,5 @@ def test_it_reads_the_time_of_a_train_and_the_number_of_a_taxi_from_its_prompt()
 
 def test_it_greets_says_what_it_can_do_and_declines_what_it_cannot() -> None:
     assert answer("hi").endswith("<|end|>")
-    assert "restaurants" in answer("what can you do?")
+    assert "taxi" in answer("what can you do?")
     assert "cannot" in answer("write me a poem")

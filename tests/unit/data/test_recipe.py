@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from data.concierge.readings import write_reading
+from data.concierge.tokens import Encoded
 from data.concierge.training import ModelSettings, TrainSettings, batches, collate, new_model, rate
 
 ROOT = Path(__file__).parents[3]
@@ -20,10 +21,11 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
 
 
 def test_a_pass_over_the_batches_holds_every_example_once_and_padding_is_never_trained_on() -> None:
-    examples = [([number] * (5 + number % 7), [True] * (5 + number % 7)) for number in range(1, 50)]
+    sizes = [(number, 5 + number % 7) for number in range(1, 50)]
+    examples = [Encoded([number] * size, [True] * size) for number, size in sizes]
     found: list[int] = []
     for batch in batches(examples, 60, seed=1):
-        found += [ids[0] for ids, _ in batch]
+        found += [example.ids[0] for example in batch]
         ids, written = collate(batch, pad=0)
         # Lengths are jittered before sorting, so the longest may be two tokens above the last.
         assert ids.numel() <= 60 + 2 * len(batch)
