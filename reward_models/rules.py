@@ -150,6 +150,8 @@ def politeness(prompts: Prompts, completions: Prompts, **columns: Any) -> list[f
 def detect_language(text: str) -> str | None:
     """Guess an ISO 639-1 code from script and function words; ``None`` when it is a close call.
 
+    A function word counts once: "a train or a taxi" is not Portuguese.
+
     >>> detect_language("Where is the station?"), detect_language("Wo ist das Hotel und die Bahn?")
     ('en', 'de')
     >>> detect_language("Hotel Roma") is None
@@ -159,8 +161,8 @@ def detect_language(text: str) -> str | None:
     for code, pattern in SCRIPTS:
         if letters and len(pattern.findall(text)) > letters / 3:
             return code
-    tokens = words(text)
-    hits = {code: sum(token in stop for token in tokens) for code, stop in STOPWORDS.items()}
+    tokens = set(words(text))
+    hits = {code: len(tokens & stop) for code, stop in STOPWORDS.items()}
     best, second = sorted(hits.values(), reverse=True)[:2]
     if best < 2 or best == second:
         return None

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_models import rules
+from dialog_rl.bundled import heldout_dialogues
 from reward_models.base import Message, assistant_message
 from reward_models.conformance import check_reward
 from reward_models.rules import RULES, claims, detect_language
@@ -105,6 +106,16 @@ def test_the_language_is_that_of_the_user():
     assert score("language_match", "Yes, it is and the rooms are quiet for you.", german) == -1.0
     assert score("language_match", "Hotel Adler", german) is None
     assert detect_language("レストランはどこですか") == "ja"
+
+
+def test_no_sentence_of_the_english_corpus_is_taken_for_another_language():
+    found = {
+        (detect_language(message["content"]), message["content"])
+        for dialogue in heldout_dialogues()
+        for message in dialogue["messages"][1:]
+    }
+    assert {text for code, text in found if code not in (None, "en")} == set()
+    assert detect_language("Quer um trem ou um carro? Não está mais aqui.") == "pt"
 
 
 def test_words_inside_other_words_are_not_unsafe():
