@@ -81,8 +81,8 @@ UNSAFE_PHRASES = (
 
 STOPWORDS: dict[str, frozenset[str]] = {
     "en": _set(
-        "the and is are you your to of in it for that with have this on what can not i we do a an or"
-        " was at did would any my me so but"
+        "the and is are you your to of in it for that with have this on what can not i we do a an"
+        " or was at did would any my me so but"
     ),
     "de": _set(
         "der die das und ist sind sie ich nicht ein eine zu mit für auf wir ihnen haben es im"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_models import rules
 from dialog_rl.bundled import heldout_dialogues
+from reward_models import rules
 from reward_models.base import Message, assistant_message
 from reward_models.conformance import check_reward
 from reward_models.rules import RULES, claims, detect_language
