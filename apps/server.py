@@ -21,8 +21,6 @@ from dialog_rl.teach import TeachJob, chat_threads
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-# Threads that wait go to sleep: a training on the same cores is not slowed by a quiet chat.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import gradio as gr
 import uvicorn

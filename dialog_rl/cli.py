@@ -50,6 +50,9 @@ def _model_option(command: Any) -> Any:
 @click.version_option(__version__, prog_name="dialog-rl")
 def cli() -> None:
     """Chat with an assistant, rate its replies, train it on the ratings, judge, promote."""
+    # Before torch is imported: threads that wait sleep. Spinning ones make a training and a chat on
+    # the same cores slow each other ten times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @cli.command()

@@ -1,8 +1,10 @@
 """The command line answers fast, in one line, with the exit codes the guide promises."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -76,6 +78,15 @@ def test_an_error_the_user_can_mend_is_one_line_and_exit_code_1(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "v9-nothing" in err
+
+
+def test_the_threads_of_every_command_sleep_when_they_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    main(["adapters", "list", "--home", str(tmp_path)])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_every_setting_has_a_flag_in_both_spellings_and_its_docstring_as_help() -> None:
