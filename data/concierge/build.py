@@ -2,7 +2,7 @@
 
     python -m data.concierge.build --output data/concierge/model
 
-takes about an hour on 2 cores (see data/concierge/model/README.md for the time measured).
+takes about forty minutes on 2 cores (see data/concierge/model/README.md for the time measured).
 """
 
 import argparse
