@@ -1,7 +1,7 @@
 """Causal attention for training on a CPU: by matrix products, a block of queries at a time.
 
-On one core in bfloat16, forward and backward of 4 x 400 positions take 19 ms this way and 32 ms by
-`scaled_dot_product_attention` (torch 2.13); at 8 x 200 positions 9 ms and 22 ms.
+Made because most of a step's time outside matrix products went into the CPU kernels of torch's
+own attention in bfloat16; grouped heads need no copies of keys and values here.
 """
 
 from typing import Any

@@ -29,16 +29,15 @@ def mine(matrices: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
 
 def spread(matrices: Sequence[torch.nn.Parameter]) -> None:
     """Give every worker the matrices that the others have updated."""
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    for rank in range(world if world > 1 else 0):
+    if not dist.is_initialized():
+        return
+    world = dist.get_world_size()
+    for rank in range(world):
         theirs = matrices[rank::world]
         flat = torch.cat([p.detach().flatten() for p in theirs])
         dist.broadcast(flat, rank)
-        if rank != dist.get_rank():
-            for matrix, new in zip(
-                theirs, torch.split(flat, [p.numel() for p in theirs]), strict=True
-            ):
-                matrix.data.copy_(new.view_as(matrix))
+        for matrix, new in zip(theirs, flat.split([p.numel() for p in theirs]), strict=True):
+            matrix.data.copy_(new.view_as(matrix))
 
 
 def average(

@@ -124,20 +124,20 @@ def mentions(messages: Sequence[Mapping[str, str]]) -> list[tuple[int, Mention]]
 
 
 def pointers(
-    messages: Sequence[Mapping[str, str]],
+    repeats: Sequence[tuple[int, Mention]],
     offsets: Sequence[Sequence[tuple[int, int]]],
     begins: Sequence[int],
 ) -> list[Pointer]:
     """Return the pointers of an encoded dialogue.
 
     Args:
-        messages: The dialogue, its system prompt first.
+        repeats: The `mentions` of the dialogue.
         offsets: For each message the first and the last character of each token of its content.
         begins: For each message the position of the first token of its content.
     """
     starts = [[start for start, _ in spans] for spans in offsets]
     found: list[Pointer] = []
-    for number, (start, end, facts) in mentions(messages):
+    for number, (start, end, facts) in repeats:
         first = bisect_right(starts[number], start) - 1
         for token in range(first, len(starts[number])):
             low = max(starts[number][token], start)
@@ -184,6 +184,7 @@ def gathers(system: str, offsets: Sequence[tuple[int, int]], begin: int) -> list
 
 def wishes(
     messages: Sequence[Mapping[str, str]],
+    repeats: Sequence[tuple[int, Mention]],
     offsets: Sequence[Sequence[tuple[int, int]]],
     begins: Sequence[int],
 ) -> list[Pointer]:
@@ -191,14 +192,14 @@ def wishes(
 
     Only words that stand in the line itself are found; "posh" for "expensive" is not.
 
-    Args: those of `pointers`.
+    Args: the dialogue, its system prompt first, and those of `pointers`.
     """
     system = messages[0]["content"]
     lines = catalogue_lines(system)
     starts = [[start for start, _ in spans] for spans in offsets]
     found: list[Pointer] = []
     seen: set[tuple[int, int]] = set()
-    for number, (start, _, facts) in mentions(messages):
+    for number, (start, _, facts) in repeats:
         line = facts[0].line
         if len(facts) > 1 or line < 1 or (number, line) in seen:
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data.concierge.pointers import Pointer, gathers, pointers, wishes
+from data.concierge.pointers import Pointer, gathers, mentions, pointers, wishes
 
 PAD, SYSTEM, USER, ASSISTANT, END = SPECIAL = (
     "<|pad|>",
@@ -105,13 +105,14 @@ def encode_all(
             offsets.append(content.offsets)
             ids += [special[ROLES[message["role"]]], *content.ids, special[END]]
             written += [False] + [message["role"] == "assistant"] * (len(content.ids) + 1)
+        repeats = mentions(messages)
         found.append(
             Encoded(
                 ids=ids,
                 written=written,
-                pointers=pointers(messages, offsets, begins),
+                pointers=pointers(repeats, offsets, begins),
                 gathers=gathers(messages[0]["content"], offsets[0], begins[0]),
-                wishes=wishes(messages, offsets, begins),
+                wishes=wishes(messages, repeats, offsets, begins),
             )
         )
     return found

@@ -23,11 +23,17 @@ SYSTEM = """You are the city concierge of Kingsford. Answer from the list below.
 - taxi: Parker Cabs, phone 5226"""
 
 
+def talk(*texts: str) -> list[dict[str, str]]:
+    """Return a dialogue over the catalogue in which user and assistant take turns."""
+    turns = [
+        {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)
+    ]
+    return [{"role": "system", "content": SYSTEM}, *turns]
+
+
 def said(*texts: str) -> list[tuple[str, int]]:
     """Return what the last of alternating turns repeats, with the message that it stands in."""
-    roles = ("user", "assistant")
-    talk = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
-    messages = [{"role": "system", "content": SYSTEM}, *talk]
+    messages = talk(*texts)
     return [
         (messages[number]["content"][start:end], *sorted({fact.message for fact in facts}))
         for number, (start, end, facts) in mentions(messages)
@@ -37,9 +43,7 @@ def said(*texts: str) -> list[tuple[str, int]]:
 
 def sources(*texts: str) -> dict[str, list[str]]:
     """Return, for what the last turn repeats, the lines of the catalogue that it may come from."""
-    roles = ("user", "assistant")
-    talk = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
-    messages = [{"role": "system", "content": SYSTEM}, *talk]
+    messages = talk(*texts)
     return {
         messages[number]["content"][start:end]: [
             SYSTEM[: fact.start].rsplit("\n", 1)[-1].split(",")[0] for fact in facts
@@ -108,15 +112,10 @@ def test_a_name_gathers_its_attributes_and_every_other_fact_its_name() -> None:
 
 
 def test_a_first_mention_looks_at_the_words_that_asked_for_it() -> None:
-    messages = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": "Something Italian?"},
-        {"role": "assistant", "content": "Where?"},
-        {"role": "user", "content": "a restaurant in the north"},
-        {"role": "assistant", "content": "Golden Fern. Golden Fern has 4417."},
-    ]
+    reply = "Golden Fern. Golden Fern has 4417."
+    messages = talk("Something Italian?", "Where?", "a restaurant in the north", reply)
     offsets, begins = by_character(messages)
-    ((query, found),) = wishes(messages, offsets, begins)
+    ((query, found),) = wishes(messages, mentions(messages), offsets, begins)
     assert query == begins[4] - 1
     words = "".join(messages[at // 1000]["content"][at % 1000] for at in found)
     assert words == "restaurantnorthItalian"
