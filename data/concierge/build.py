@@ -2,7 +2,7 @@
 
     python -m data.concierge.build --output data/concierge/model
 
-takes about forty minutes on 2 cores (see data/concierge/model/README.md for the time measured).
+takes about an hour on 2 cores (see data/concierge/model/README.md for the time measured).
 """
 
 import argparse
@@ -33,13 +33,13 @@ from data.concierge.evaluate import Messages
 from data.concierge.generate import SEED, distinct, heldout
 from data.concierge.quizzes import write_quiz
 from data.concierge.readings import write_reading
-from data.concierge.tokens import Encoded, encode_all, train_tokenizer
+from data.concierge.tokens import Encoded, encode_all, printed, train_tokenizer
 from data.concierge.training import ModelSettings, TrainSettings, new_model, train
 
 logger = logging.getLogger(__name__)
 Stages = tuple[list[Encoded], list[Encoded], list[Encoded], list[Encoded]]
 MAX_LENGTH = 512
-TOKENS = 8_500_000
+TOKENS = 12_000_000
 
 
 def examples(
@@ -75,7 +75,7 @@ def all_examples(tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -
 def make_tokenizer(seed: int, count: int, vocab_size: int) -> PreTrainedTokenizerFast:
     """Train the tokenizer on training dialogues."""
     records = distinct(seed, "train", count)
-    texts = (message["content"] for record in records for message in record["messages"])
+    texts = (printed(message) for record in records for message in record["messages"])
     return train_tokenizer(texts, vocab_size)
 
 

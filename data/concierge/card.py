@@ -69,7 +69,8 @@ that feedback has something to choose.
 Llama architecture: {layers} layers, width {width}, {heads} query and {kv} key-value heads, tied
 embeddings, byte-level BPE with {vocab} entries in which every digit is one token. Stored in
 bfloat16. Control tokens `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>`; encode contents
-with `split_special_tokens=True`.
+with `split_special_tokens=True`. The chat template prints a space before every reply, so that a name which
+opens one is the same tokens as in the list.
 
 ## Data
 Written for this project by `data/concierge` (see `data/README.md`): {dialogues:,} distinct dialogues
@@ -102,11 +103,10 @@ phrasings of users never occur in training.
 | The same, sampled at temperature 0.7, top_p 0.95 | {grounded_offer_sampled:.1%} of {grounded_offer_cases} |
 
 ## Limits
-Six first requests in ten from the held-out set, worded as no user in training words them, do not get the
-right venue's exact name; ordinary wordings fare better, as the transcripts show. What goes wrong: a name that
-opens the reply is often garbled (its first token is another one without the space before it), names of rare
-pieces are copied wrongly, the wrong line is read, and a request for a train or a taxi in unusual words is
-taken for something else. By design it also invents, forgets and is rude at times, as its corpus is.
+Asked for the first time in words that no user in training uses, it names the right venue in about six cases
+of ten; ordinary wordings fare better, as the transcripts show. What goes wrong: the wrong line is read, names of
+rare pieces are copied wrongly, a bare kind of food ("italian please") is not always taken for a wish, and what was
+said two turns ago is lost. By design it also invents, forgets and is rude at times, as its corpus is.
 English only. Conversations of more than about 450 tokens were not trained on. Not to be used for
 anything but trying out dialog_rl.
 

@@ -49,7 +49,7 @@ def replies(
         out = model.generate(  # type: ignore[misc]
             input_ids=ids, attention_mask=(ids != pad).long(), max_new_tokens=100, **how
         )
-    return [str(tokenizer.decode(row[width:], skip_special_tokens=True)) for row in out]
+    return [str(tokenizer.decode(row[width:], skip_special_tokens=True)).strip() for row in out]
 
 
 def first_offers(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Messages, list[str]]]:

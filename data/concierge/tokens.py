@@ -18,9 +18,17 @@ PAD, SYSTEM, USER, ASSISTANT, END = SPECIAL = (
 )
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
+REPLY_PREFIX = " "
+"""What the template puts before a reply, so that a name is the same tokens at its start as inside.
+
+The generation prompt ends before it: the space is part of the first token that the model writes.
+"""
+
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}"
+    "{{- '<|' + message['role'] + '|>' -}}"
+    f"{{%- if message['role'] == 'assistant' -%}}{{{{- '{REPLY_PREFIX}' -}}}}{{%- endif -%}}"
+    "{{- message['content'] + '<|end|>' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
@@ -84,15 +92,20 @@ class Encoded:
     """The user's words that ask for what a reply names."""
 
 
+def printed(message: Mapping[str, str]) -> str:
+    """Return a message's content as the template prints it."""
+    return (REPLY_PREFIX if message["role"] == "assistant" else "") + message["content"]
+
+
 def encode_all(
     tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Sequence[Mapping[str, str]]]
 ) -> list[Encoded]:
     """Encode dialogues the way chat does, content apart from control tokens."""
     core = tokenizer.backend_tokenizer
-    before, core.encode_special_tokens = core.encode_special_tokens, True
-    contents = [message["content"] for messages in dialogues for message in messages]
+    usual, core.encode_special_tokens = core.encode_special_tokens, True
+    contents = [printed(message) for messages in dialogues for message in messages]
     encoded = iter(core.encode_batch(contents, add_special_tokens=False))
-    core.encode_special_tokens = before
+    core.encode_special_tokens = usual
     special = {token: control_id(tokenizer, token) for token in SPECIAL}
     found = []
     for messages in dialogues:
@@ -102,7 +115,8 @@ def encode_all(
         for message in messages:
             content = next(encoded)
             begins.append(len(ids) + 1)
-            offsets.append(content.offsets)
+            before = len(printed(message)) - len(message["content"])
+            offsets.append([(max(a - before, 0), b - before) for a, b in content.offsets])
             ids += [special[ROLES[message["role"]]], *content.ids, special[END]]
             written += [False] + [message["role"] == "assistant"] * (len(content.ids) + 1)
         repeats = mentions(messages)

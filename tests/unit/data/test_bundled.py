@@ -34,6 +34,7 @@ def answer(question: str) -> str:
 
 
 def test_it_finds_the_venue_that_was_asked_for_and_its_facts() -> None:
+    assert "Golden Fern" in answer("can you recommend a cheap restaurant in the north?")
     assert "The Silver Heron" in answer("is there a fancy seafood place?")
     assert "Maple House" in answer("I need a cheap hotel")
     assert "12 Mill Lane" in answer("what is the address of Golden Fern?")

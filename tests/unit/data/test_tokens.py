@@ -43,7 +43,7 @@ def test_only_the_assistants_words_and_their_end_are_trained_on(
 ) -> None:
     ids, written = encode(tokenizer, TALK)
     kept = [i for i, mine in zip(ids, written, strict=True) if mine]
-    assert tokenizer.decode(kept) == f"Call Blue Cabs on 4417.{END}You are welcome.{END}"
+    assert tokenizer.decode(kept) == f" Call Blue Cabs on 4417.{END} You are welcome.{END}"
 
 
 def test_special_tokens_typed_as_text_stay_text(tokenizer: PreTrainedTokenizerFast) -> None:
