@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from dialog_rl import __version__
-from dialog_rl.config import ChatSettings, GateSettings, TrainSettings
+from dialog_rl.config import ALGOS, ChatSettings, GateSettings, TrainSettings, refuse_idle
 from dialog_rl.errors import ConfigError, DialogRLError
-from dialog_rl.options import build, options
+from dialog_rl.options import build, given, options
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
 
@@ -90,6 +90,10 @@ def train(
 ) -> int:
     """Train an adapter on the feedback in the store and judge it against the one in service."""
     settings = build(TrainSettings, flags)
+    asked = given(TrainSettings)
+    if resume and asked:
+        raise ConfigError(f"--resume goes on with the run's own settings; leave out --{asked[0]}")
+    refuse_idle(asked, [settings.algo])
     from dialog_rl.train import pipeline
 
     result = pipeline.train(
@@ -101,6 +105,31 @@ def train(
     )
     click.echo(result.summary())
     return 0 if result.ship else EXIT_NO_SHIP
+
+
+@cli.command()
+@_home_option
+@_model_option
+@click.argument("algos", nargs=-1, metavar="[ALGO]...", type=click.Choice(ALGOS))
+@options(TrainSettings, skip=("algo",))
+def compare(home: Path, model_name_or_path: str | None, algos: Sequence[str], **flags: Any) -> int:
+    """Train with each ALGO on the same ratings (all of them if none is named) and show a table.
+
+    No adapter is put in service; `dialog-rl adapters promote` does that.
+    """
+    settings = build(TrainSettings, flags)
+    chosen = [algo for algo in ALGOS if algo in algos] or list(ALGOS)
+    refuse_idle(given(TrainSettings), chosen)
+    from dialog_rl.train import standings
+
+    found = standings.compare(
+        chosen,
+        settings,
+        home,
+        model_name_or_path=model_name_or_path,
+    )
+    click.echo(standings.table(found))
+    return 0 if found[0].ship else EXIT_NO_SHIP
 
 
 @cli.command("eval")

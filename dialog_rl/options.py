@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from dialog_rl.errors import ConfigError
 
@@ -126,3 +127,13 @@ def build(settings: type[T], values: Mapping[str, Any]) -> T:
         return settings(**{k: v for k, v in values.items() if k in names})
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def given(settings: type) -> list[str]:
+    """Return the fields of ``settings`` that the running command was given by flag."""
+    context = click.get_current_context()
+    return [
+        field.name
+        for field in dataclasses.fields(settings)
+        if context.get_parameter_source(field.name) is ParameterSource.COMMANDLINE
+    ]
