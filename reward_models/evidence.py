@@ -37,6 +37,8 @@ def fault(judgement: Judgement) -> str | None:
     if judgement.signal == "stars":
         if judgement.scale is None or not judgement.scale[0] < judgement.scale[1]:
             return "stars without a scale"
+        if not math.isfinite(judgement.scale[1] - judgement.scale[0]):
+            return "stars on a scale without ends"
         if not judgement.scale[0] <= judgement.value <= judgement.scale[1]:
             return "stars outside their scale"
     if judgement.signal in ("choice", "correction"):
@@ -70,6 +72,8 @@ class Evidence:
     raters: tuple[str, ...]
     levels: tuple[int, ...]
     """Number of levels of each star scale."""
+    scales: tuple[tuple[float, float], ...] = ()
+    """Ends of each star scale."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> number of judgements set aside."""
 
@@ -146,6 +150,7 @@ def gather(judgements: Sequence[Judgement]) -> Evidence:
         groups=tuple(groups),
         raters=tuple(raters),
         levels=tuple(key[2] for key in scales),
+        scales=tuple(key[:2] for key in scales),
         dropped=dict(dropped),
     )
 
