@@ -10,6 +10,7 @@ import itertools
 import textwrap
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
@@ -126,3 +127,15 @@ def build(settings: type[T], values: Mapping[str, Any]) -> T:
         return settings(**{k: v for k, v in values.items() if k in names})
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def home_option(command: Command) -> Command:
+    """Add ``--home``: where feedback, adapters and runs live."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="DIALOG_RL_HOME",
+        default=lambda: Path.home() / ".dialog_rl",
+        show_default="$DIALOG_RL_HOME or ~/.dialog_rl",
+        help="Folder that keeps feedback, adapters and runs.",
+    )(command)
