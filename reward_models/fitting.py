@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from reward_models.adapter import Offset
@@ -97,6 +98,25 @@ def prepare(
     raw = featuriser.raw(evidence.items)
     featuriser.measure(raw)
     return Prepared(evidence, featuriser, raw, featuriser.scaled(raw), settings)
+
+
+def extended(
+    prepared: Prepared, judgements: Sequence[Judgement], more: Sequence[Judgement]
+) -> Prepared:
+    """Add judgements that were kept apart when words and ranges of the features were chosen.
+
+    Args:
+        prepared: From ``judgements``.
+        judgements: Those of :func:`prepare`, which stay the first ones.
+        more: A test split, for instance.
+    """
+    evidence = gather([*judgements, *more])
+    raw = prepared.raw
+    if fresh := evidence.items[len(prepared.evidence.items) :]:
+        read = prepared.featuriser.raw(fresh)
+        raw = {name: torch.cat([block, read[name]]) for name, block in raw.items()}
+    blocks = prepared.featuriser.scaled(raw)
+    return Prepared(evidence, prepared.featuriser, raw, blocks, prepared.settings)
 
 
 def starting_strengths(blocks: Blocks) -> Strengths:

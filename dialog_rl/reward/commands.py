@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dialog_rl.errors import ConfigError
+from dialog_rl.errors import ConfigError, DataError
 from dialog_rl.options import build, home_option, options
 from reward_models.settings import RewardModelSettings
 
@@ -84,6 +84,76 @@ def train(
         click.echo(f"note: {note}")
     click.echo(f"written to {folder}")
     return _exit_code(ratings, report.beats_chance)
+
+
+@reward.command("report")
+@home_option
+@_FILES
+@_SPLIT
+@click.option(
+    "--test_split",
+    "--test-split",
+    "test_splits",
+    multiple=True,
+    help='Predict the lines whose "split" has this value, instead of cross-validating. Repeatable.',
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    show_default="reward_report in the home folder",
+    help="Folder for report.html and report.json.",
+)
+@_BACKBONE
+@options(RewardModelSettings, skip=("lora_r", "lora_epochs"))
+def report(
+    home: Path,
+    files: Sequence[Path],
+    splits: Sequence[str],
+    test_splits: Sequence[str],
+    output: Path | None,
+    backbone: str | None,
+    **flags: Any,
+) -> int:
+    """Examine the reward model that the store's ratings, or those of FILES, would give.
+
+    Agreement with ratings it has not seen (by signal, rater, length), calibration, learning curve,
+    and the ratings worth a second look. Exit code 0: PPO would accept it; 2: it would not; 1: an
+    error, or lines that could not be read.
+    """
+    settings = build(RewardModelSettings, flags)
+    if test_splits and not (files and splits):
+        raise click.UsageError("--test_split needs FILES, and --split for what is learned from.")
+    from dialog_rl.reward.examine import make_card
+    from dialog_rl.reward.model import load_backbone
+    from dialog_rl.reward.page import write_report
+    from reward_models.fitting import extended, prepare
+
+    ratings = _ratings(home, files, splits)
+    held_out = _ratings(home, files, test_splits) if test_splits else None
+    say = _progress()
+    prepared = prepare(
+        ratings.judgements, backbone=load_backbone(backbone), settings=settings, progress=say
+    )
+    test, name = None, "conversations"
+    if held_out is not None:
+        if not held_out.judgements:
+            raise DataError(f"the files have no rating of the split {', '.join(test_splits)}")
+        test = extended(prepared, ratings.judgements, held_out.judgements)
+        name = f"split {', '.join(test_splits)}"
+    card = make_card(
+        prepared,
+        test=test,
+        source=ratings.source,
+        held_out=name,
+        notes=ratings.notes,
+        progress=say,
+    )
+    folder = output or home / "reward_report"
+    write_report(card, folder)
+    click.echo(card.summary())
+    click.echo(f"written to {folder / 'report.html'} and report.json")
+    return _exit_code(ratings, card.accepted)
 
 
 @reward.command("score")
