@@ -153,15 +153,20 @@ def weigh(
 def cross_validate(prepared: Prepared, say: Progress) -> tuple[Strengths, Offset, HeldOut]:
     """Weigh the blocks, and cross-validate the whole procedure, the weighing included."""
     blocks, evidence, settings = prepared.blocks, prepared.evidence, prepared.settings
-    rating = fit_map(assemble(blocks, starting_strengths(blocks)), evidence).rating
+    start = assemble(blocks, starting_strengths(blocks))
+    rating = fit_map(start, evidence, trust=settings.rater_trust).rating
     parts = kernels(blocks, evidence)
     strengths = weigh(parts, evidence, rating, settings)
     say(0.5, "checking on held-out conversations")
 
-    def choose(rows: Tensor) -> Tensor:
+    def choose(rows: Tensor) -> tuple[Tensor, RatingModel]:
+        known, usual = evidence.part(rows), rating
+        if len(rating.trust):
+            # Whom to trust is learned from ratings; held-out ones must have no say in it.
+            usual = fit_map(start, known, trust=True).rating
         inner = {name: part[rows][:, rows] for name, part in parts.items()}
-        return combine(parts, weigh(inner, evidence.part(rows), rating, settings))
+        return combine(parts, weigh(inner, known, usual, settings)), usual
 
     rows = folds(evidence.groups, settings.folds, settings.seed)
-    held = held_out(choose, evidence, rating, rows)
+    held = held_out(choose, evidence, rows)
     return strengths, Offset(held.first - held.second, rating), held

@@ -117,25 +117,27 @@ def _fit_part(
     prepared: Prepared, blocks: Blocks, known: Evidence, split: Split
 ) -> tuple[Tensor, RatingModel]:
     """Fit on the training part; return the latents of the held-out part, and how people rate."""
-    start = fit_map(assemble(blocks, starting_strengths(blocks)), known)
+    trust = prepared.settings.rater_trust
+    start = fit_map(assemble(blocks, starting_strengths(blocks)), known, trust=trust)
     strengths = weigh(kernels(blocks, known), known, start.rating, prepared.settings)
     design = assemble(blocks, strengths)
-    fit = fit_map(design, known)
+    fit = fit_map(design, known, trust=trust)
     return latent_rows(design, prepared.evidence.part(split.held)) @ fit.weight, fit.rating
 
 
 def outcomes(held: Evidence, rating: RatingModel, latent: Tensor) -> tuple[Tensor, Tensor]:
     """Return (approval, likely) of judgements, see :class:`Prediction`, shape (N,) each.
 
-    With s = sigmoid: a thumb up has probability s(r + b); stars of level k or more s(r + b - t_k);
-    of two replies with difference d the preferred one s(d). ``likely`` of stars is the smaller of
-    P(this or fewer) and P(this or more).
+    With s = sigmoid and r the score times the rater's trust: a thumb up has probability s(r + b);
+    stars of level k or more s(r + b - t_k); of two replies with difference d the preferred one
+    s(d). ``likely`` of stars is the smaller of P(this or fewer) and P(this or more).
 
     Args:
         held: N judgements.
         rating: How raters turn scores into judgements.
         latent: Shape (N,).
     """
+    latent = latent * rating.trust_of(held)
     approval, likely = torch.sigmoid(latent), torch.sigmoid(latent)
     mask = held.mask("thumb")
     up = torch.sigmoid(latent[mask] + rating.intercept + rating.rater_bias[held.rater[mask]])

@@ -33,7 +33,7 @@ from reward_models.evidence import Evidence
 from reward_models.features import Featuriser, without_conversation
 from reward_models.fitting import Prepared, Progress, cross_validate, prepare, reader_of
 from reward_models.head import Blocks, Fit, Strengths, assemble, fit_map, posterior_factor
-from reward_models.oddities import oddities
+from reward_models.oddities import against_others, oddities
 from reward_models.rules import reply_text, words
 from reward_models.settings import RewardModelSettings, RewardReport
 from reward_models.textual import REPLY_FEATURES, Lexicon, repeated_share
@@ -130,7 +130,7 @@ class LearnedReward:
         if settings.lora_r:
             _adapt(prepared, offset, progress)
         blocks, featuriser = prepared.blocks, prepared.featuriser
-        fit = fit_map(assemble(blocks, strengths), evidence)
+        fit = fit_map(assemble(blocks, strengths), evidence, trust=settings.rater_trust)
         tensors = _freeze(blocks, strengths, evidence, fit)
         report = _report(
             blocks, evidence, fit, held, strengths, tensors, settings, featuriser, began
@@ -343,7 +343,7 @@ def _report(
 ) -> RewardReport:
     agreed = ranking(evidence, held, seed=settings.seed)
     strict = ranking(evidence, held, seed=settings.seed, draws=1000, level=0.99)
-    bias = fit.rating.rater_bias.tolist()
+    bias, trust = fit.rating.rater_bias.tolist(), fit.rating.trust.tolist()
     scores = assemble(blocks, strengths) @ fit.weight
     lengths = torch.tensor([math.log1p(len(words(reply))) for _, reply in evidence.items])
     return RewardReport(
@@ -359,10 +359,11 @@ def _report(
         nll=held.nll,
         strengths=strengths,
         rater_bias=dict(zip(evidence.raters, bias, strict=True)),
+        rater_trust=dict(zip(evidence.raters, trust, strict=True)) if trust else {},
         length_correlation=_correlation(scores, lengths),
         mean_words=float(torch.expm1(lengths).mean()),
         spread=float(tensors["mean_spread"] / tensors["scale"]),
         backbone=featuriser.reader.backbone.name if featuriser.reader else "none",
         seconds=time.perf_counter() - began,
-        notes=oddities(evidence),
+        notes=(*oddities(evidence), *against_others(evidence, fit.rating)),
     )

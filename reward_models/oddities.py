@@ -6,10 +6,14 @@ scales; the person who reads the figures must know that there were such.
 
 from collections import defaultdict
 
-from reward_models.evidence import Evidence
+import torch
+
+from reward_models.evidence import Evidence, RatingModel
 
 _SAME = 10
 """Thumbs from which a rater who only ever gave one of the two is named."""
+_DISTRUST = 0.3
+"""Trust below which a rater is named."""
 _FEW_ON_SCALE = 10
 """Ratings below which a scale's steps mostly stay where they start."""
 
@@ -35,6 +39,30 @@ def oddities(evidence: Evidence) -> tuple[str, ...]:
         *_one_sided(evidence),
         *_contradictions(evidence),
         *_scales(evidence),
+    )
+
+
+def against_others(evidence: Evidence, rating: RatingModel) -> tuple[str, ...]:
+    """Name the raters who rate at random or against everybody else, least trusted first.
+
+    Args:
+        evidence: The judgements.
+        rating: As fitted to them.
+    """
+    given = torch.bincount(evidence.rater, minlength=len(evidence.raters)).tolist()
+    found = sorted(
+        (trust, evidence.raters[r], given[r])
+        for r, trust in enumerate(rating.trust.tolist())
+        if trust < _DISTRUST and given[r] >= _SAME
+    )
+    if not found:
+        return ()
+    names = ", ".join(f"{name} {trust:.2f} ({n})" for trust, name, n in found[:5])
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return (
+        f"{counted(len(found), 'rater')} hardly agree with the others and count little; trust "
+        f"(1 is usual, 0 at random, below 0 the wrong way round) and number of ratings: "
+        f"{names}{more}.",
     )
 
 

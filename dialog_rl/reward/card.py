@@ -82,6 +82,9 @@ class ReportCard:
     """On people whose ratings were not learned from; None with one rater or a test split."""
     by_signal: tuple[Figure, ...]
     by_rater: tuple[Figure, ...]
+    rater_trust: dict[str, float]
+    """How far each rater of ``by_rater`` follows the score: 1 as usual, 0 at random, below 0 the
+    wrong way round; empty where all are trusted alike."""
     by_length: tuple[Figure, ...]
     calibration_error: float
     calibration_error_by_luck: float

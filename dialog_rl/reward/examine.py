@@ -86,6 +86,7 @@ def make_card(
     progress(1.0, "done")
     rows = judged.held()
     predicted, happened, weights = _events(judged, rows)
+    each = _by_rater(judged, rows, settings.seed)
     return ReportCard(
         accepted=report.beats_chance,
         verdict=verdict_of(report),
@@ -98,7 +99,8 @@ def make_card(
         overall=figure_of(judged, rows, "all ratings", seed=settings.seed),
         by_raters=people,
         by_signal=_by_signal(judged, rows, settings.seed),
-        by_rater=_by_rater(judged, rows, settings.seed),
+        by_rater=each,
+        rater_trust={f.name: t for f in each if (t := report.rater_trust.get(f.name)) is not None},
         by_length=_by_length(judged, rows, settings.seed),
         calibration_error=calibration_error(predicted, happened, weights, BINS),
         calibration_error_by_luck=_luck(predicted, weights, settings.seed),
@@ -226,10 +228,10 @@ def _luck(predicted: Array, weights: Array, seed: int, worlds: int = 200) -> flo
     if not predicted.size:
         return float("nan")
     rng = np.random.default_rng(seed)
-    found = [
-        calibration_error(predicted, (rng.random(predicted.size) < predicted) * 1.0, weights, BINS)
-        for _ in range(worlds)
-    ]
+    found = []
+    for _ in range(worlds):
+        happened = (rng.random(predicted.size) < predicted).astype(np.float64)
+        found.append(calibration_error(predicted, happened, weights, BINS))
     return float(np.quantile(found, 0.95))
 
 

@@ -72,14 +72,20 @@ def _agreement(card: ReportCard) -> str:
         ("By length of the reply", card.by_length),
     ):
         if figures:
-            rows += [_group(heading), *(_row(figure, figure.name) for figure in figures)]
+            rows += [_group(heading), *(_row(f, _name(card, f)) for f in figures)]
     head = "<th>ratings of<th>measure<th>agreement, 95 % interval<th><th>number"
     return (
         f"<div class=scroll><table><tr>{head}</tr>{''.join(rows)}</table></div>"
         "<p class=soft>0.5 is chance, 1 is always. AUC: of two ratings that differ, how often the "
         "better rated reply scores higher. Accuracy: how often the preferred of two replies does. "
-        "Raters with fewer than five ratings have no line.</p>"
+        "Raters with fewer than five ratings have no line. Trust: 1 is usual, 0 rates at random, "
+        "below 0 the wrong way round.</p>"
     )
+
+
+def _name(card: ReportCard, figure: Figure) -> str:
+    trust = card.rater_trust.get(figure.name) if figure in card.by_rater else None
+    return figure.name if trust is None else f"{figure.name}, trust {trust:.2f}"
 
 
 def _group(name: str) -> str:

@@ -56,6 +56,7 @@ def test_the_card_has_every_cut_with_an_interval(made: tuple[Path, dict[str, Any
     assert [f["name"] for f in card["by_signal"]] == ["thumb", "stars", "choice", "correction"]
     assert [f["measure"] for f in card["by_signal"]] == ["AUC", "AUC", "accuracy", "accuracy"]
     assert sorted(f["name"] for f in card["by_rater"]) == [f"person {k}" for k in range(5)]
+    assert card["rater_trust"].keys() == {f"person {k}" for k in range(5)}
     assert len(card["by_length"]) == 4
     # Thumbs, stars and votes; corrections count only where there is nothing else.
     assert card["overall"]["ratings"] == card["by_raters"]["ratings"] == 160
@@ -90,6 +91,7 @@ def test_the_page_stands_alone_and_shows_texts_as_texts(made: tuple[Path, dict[s
     assert "&lt;script&gt;alert(&quot;x&quot;)" in text
     assert "prefers-color-scheme:dark" in text and "default-src 'none'" in text
     assert "://" not in text and not re.search(r"\bnan\b|\binf\b", text)
+    assert re.search(r"person 3, trust [01]\.\d\d<", text)
     for heading in ("By signal", "By rater", "By length", "Would more ratings help?"):
         assert heading in text
 
