@@ -17,21 +17,10 @@ import click
 from dialog_rl import __version__
 from dialog_rl.config import ALGOS, ChatSettings, GateSettings, TrainSettings, refuse_idle
 from dialog_rl.errors import ConfigError, DialogRLError
-from dialog_rl.options import build, given, options
+from dialog_rl.options import build, given, home_option, options
+from dialog_rl.reward.commands import reward
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
-
-
-def _home_option(command: Any) -> Any:
-    """Add ``--home``: where feedback, adapters and runs live."""
-    return click.option(
-        "--home",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="DIALOG_RL_HOME",
-        default=lambda: Path.home() / ".dialog_rl",
-        show_default="$DIALOG_RL_HOME or ~/.dialog_rl",
-        help="Folder that keeps feedback, adapters and runs.",
-    )(command)
 
 
 def _model_option(command: Any) -> Any:
@@ -56,7 +45,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_home_option
+@home_option
 @_model_option
 @options(ChatSettings)
 def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
@@ -68,7 +57,7 @@ def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
 
 
 @cli.command()
-@_home_option
+@home_option
 @_model_option
 @click.option(
     "--resume_from_checkpoint",
@@ -108,7 +97,7 @@ def train(
 
 
 @cli.command()
-@_home_option
+@home_option
 @_model_option
 @click.argument("algos", nargs=-1, metavar="[ALGO]...", type=click.Choice(ALGOS))
 @options(TrainSettings, skip=("algo",))
@@ -133,7 +122,7 @@ def compare(home: Path, model_name_or_path: str | None, algos: Sequence[str], **
 
 
 @cli.command("eval")
-@_home_option
+@home_option
 @_model_option
 @click.option("--candidate", required=True, metavar="VERSION", help="Adapter version to judge.")
 @click.option(
@@ -167,7 +156,7 @@ def evaluate(
 
 
 @cli.command("import")
-@_home_option
+@home_option
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -201,7 +190,7 @@ def import_command(home: Path, files: Sequence[Path], file_format: str, split: s
 
 
 @cli.command()
-@_home_option
+@home_option
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -224,13 +213,16 @@ def export(home: Path, file: Path, file_format: str) -> None:
     click.echo(f"{file}: {count} records")
 
 
+cli.add_command(reward)
+
+
 @cli.group()
 def adapters() -> None:
     """List, promote and roll back adapter versions."""
 
 
 @adapters.command("list")
-@_home_option
+@home_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def adapters_list(home: Path, as_json: bool) -> None:
     """Show every adapter version with its lineage; the one in service is starred."""
@@ -264,7 +256,7 @@ def _lineage_line(lineage: dict[str, Any], verdict: dict[str, Any] | None) -> st
 
 
 @adapters.command("promote")
-@_home_option
+@home_option
 @click.argument("version")
 def adapters_promote(home: Path, version: str) -> None:
     """Put a version in service; running chats pick it up with their next reply."""
@@ -275,7 +267,7 @@ def adapters_promote(home: Path, version: str) -> None:
 
 
 @adapters.command("rollback")
-@_home_option
+@home_option
 def adapters_rollback(home: Path) -> None:
     """Go back to the version that was in service before."""
     from dialog_rl.registry import AdapterRegistry
@@ -284,7 +276,7 @@ def adapters_rollback(home: Path) -> None:
 
 
 @adapters.command("remove")
-@_home_option
+@home_option
 @click.argument("version")
 def adapters_remove(home: Path, version: str) -> None:
     """Delete a version that is not in service."""
@@ -300,7 +292,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@_home_option
+@home_option
 def runs_list(home: Path) -> None:
     """Show every run with its state."""
     from dialog_rl.runs import list_runs
@@ -310,7 +302,7 @@ def runs_list(home: Path) -> None:
 
 
 @runs.command("remove")
-@_home_option
+@home_option
 @click.argument("run_id")
 def runs_remove(home: Path, run_id: str) -> None:
     """Delete a run's folder; its adapter, if registered, stays."""
@@ -321,7 +313,7 @@ def runs_remove(home: Path, run_id: str) -> None:
 
 
 @cli.command()
-@_home_option
+@home_option
 @click.argument("file", type=click.Path(path_type=Path))
 def backup(home: Path, file: Path) -> None:
     """Copy the feedback store while it is in use."""

@@ -10,6 +10,7 @@ import itertools
 import textwrap
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
@@ -137,3 +138,15 @@ def given(settings: type) -> list[str]:
         for field in dataclasses.fields(settings)
         if context.get_parameter_source(field.name) is ParameterSource.COMMANDLINE
     ]
+
+
+def home_option(command: Command) -> Command:
+    """Add ``--home``: where feedback, adapters and runs live."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="DIALOG_RL_HOME",
+        default=lambda: Path.home() / ".dialog_rl",
+        show_default="$DIALOG_RL_HOME or ~/.dialog_rl",
+        help="Folder that keeps feedback, adapters and runs.",
+    )(command)
