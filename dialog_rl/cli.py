@@ -15,23 +15,12 @@ from typing import Any
 import click
 
 from dialog_rl import __version__
-from dialog_rl.config import ChatSettings, GateSettings, TrainSettings
+from dialog_rl.config import ALGOS, ChatSettings, GateSettings, TrainSettings, refuse_idle
 from dialog_rl.errors import ConfigError, DialogRLError
-from dialog_rl.options import build, options
+from dialog_rl.options import build, given, home_option, options
+from dialog_rl.reward.commands import reward
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
-
-
-def _home_option(command: Any) -> Any:
-    """Add ``--home``: where feedback, adapters and runs live."""
-    return click.option(
-        "--home",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="DIALOG_RL_HOME",
-        default=lambda: Path.home() / ".dialog_rl",
-        show_default="$DIALOG_RL_HOME or ~/.dialog_rl",
-        help="Folder that keeps feedback, adapters and runs.",
-    )(command)
 
 
 def _model_option(command: Any) -> Any:
@@ -56,7 +45,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_home_option
+@home_option
 @_model_option
 @options(ChatSettings)
 def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
@@ -68,7 +57,7 @@ def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
 
 
 @cli.command()
-@_home_option
+@home_option
 @_model_option
 @click.option(
     "--resume_from_checkpoint",
@@ -90,6 +79,10 @@ def train(
 ) -> int:
     """Train an adapter on the feedback in the store and judge it against the one in service."""
     settings = build(TrainSettings, flags)
+    asked = given(TrainSettings)
+    if resume and asked:
+        raise ConfigError(f"--resume goes on with the run's own settings; leave out --{asked[0]}")
+    refuse_idle(asked, [settings.algo])
     from dialog_rl.train import pipeline
 
     result = pipeline.train(
@@ -103,8 +96,33 @@ def train(
     return 0 if result.ship else EXIT_NO_SHIP
 
 
+@cli.command()
+@home_option
+@_model_option
+@click.argument("algos", nargs=-1, metavar="[ALGO]...", type=click.Choice(ALGOS))
+@options(TrainSettings, skip=("algo",))
+def compare(home: Path, model_name_or_path: str | None, algos: Sequence[str], **flags: Any) -> int:
+    """Train with each ALGO on the same ratings (all of them if none is named) and show a table.
+
+    No adapter is put in service; `dialog-rl adapters promote` does that.
+    """
+    settings = build(TrainSettings, flags)
+    chosen = [algo for algo in ALGOS if algo in algos] or list(ALGOS)
+    refuse_idle(given(TrainSettings), chosen)
+    from dialog_rl.train import standings
+
+    found = standings.compare(
+        chosen,
+        settings,
+        home,
+        model_name_or_path=model_name_or_path,
+    )
+    click.echo(standings.table(found))
+    return 0 if found[0].ship else EXIT_NO_SHIP
+
+
 @cli.command("eval")
-@_home_option
+@home_option
 @_model_option
 @click.option("--candidate", required=True, metavar="VERSION", help="Adapter version to judge.")
 @click.option(
@@ -138,7 +156,7 @@ def evaluate(
 
 
 @cli.command("import")
-@_home_option
+@home_option
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -172,7 +190,7 @@ def import_command(home: Path, files: Sequence[Path], file_format: str, split: s
 
 
 @cli.command()
-@_home_option
+@home_option
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -195,13 +213,16 @@ def export(home: Path, file: Path, file_format: str) -> None:
     click.echo(f"{file}: {count} records")
 
 
+cli.add_command(reward)
+
+
 @cli.group()
 def adapters() -> None:
     """List, promote and roll back adapter versions."""
 
 
 @adapters.command("list")
-@_home_option
+@home_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def adapters_list(home: Path, as_json: bool) -> None:
     """Show every adapter version with its lineage; the one in service is starred."""
@@ -235,7 +256,7 @@ def _lineage_line(lineage: dict[str, Any], verdict: dict[str, Any] | None) -> st
 
 
 @adapters.command("promote")
-@_home_option
+@home_option
 @click.argument("version")
 def adapters_promote(home: Path, version: str) -> None:
     """Put a version in service; running chats pick it up with their next reply."""
@@ -246,7 +267,7 @@ def adapters_promote(home: Path, version: str) -> None:
 
 
 @adapters.command("rollback")
-@_home_option
+@home_option
 def adapters_rollback(home: Path) -> None:
     """Go back to the version that was in service before."""
     from dialog_rl.registry import AdapterRegistry
@@ -255,7 +276,7 @@ def adapters_rollback(home: Path) -> None:
 
 
 @adapters.command("remove")
-@_home_option
+@home_option
 @click.argument("version")
 def adapters_remove(home: Path, version: str) -> None:
     """Delete a version that is not in service."""
@@ -271,7 +292,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@_home_option
+@home_option
 def runs_list(home: Path) -> None:
     """Show every run with its state."""
     from dialog_rl.runs import list_runs
@@ -281,7 +302,7 @@ def runs_list(home: Path) -> None:
 
 
 @runs.command("remove")
-@_home_option
+@home_option
 @click.argument("run_id")
 def runs_remove(home: Path, run_id: str) -> None:
     """Delete a run's folder; its adapter, if registered, stays."""
@@ -292,7 +313,7 @@ def runs_remove(home: Path, run_id: str) -> None:
 
 
 @cli.command()
-@_home_option
+@home_option
 @click.argument("file", type=click.Path(path_type=Path))
 def backup(home: Path, file: Path) -> None:
     """Copy the feedback store while it is in use."""

@@ -26,6 +26,8 @@ GUARDED = (
     "language_match",
 )
 """Rules that no taste excuses: a candidate must not become worse in them. The others are shown."""
+WORDS = "words per reply"
+PERPLEXITY = "perplexity on the held-out corpus"
 LEAST_CHANGED = 0.1
 """Share of the fresh replies that must differ: who says the same is not better, whatever p says."""
 
@@ -111,7 +113,7 @@ def form_measures(fresh: FreshReplies, settings: GateSettings) -> list[Measure]:
         ),
         Measure(
             group="Form",
-            name="words per reply",
+            name=WORDS,
             candidate=new,
             incumbent=old,
             difference=gap.value,
@@ -191,7 +193,7 @@ def perplexity_measure(
     rise = pair[0] / pair[1] - 1
     return Measure(
         group="Base skills",
-        name="perplexity on the held-out corpus",
+        name=PERPLEXITY,
         candidate=pair[0],
         incumbent=pair[1],
         difference=rise,

@@ -6,12 +6,13 @@ made; this module imports nothing heavy, so a bad flag answers at once.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.errors import ConfigError
 
-Algo = Literal["ppo", "kto", "dpo", "sft"]
+Algo = Literal["ppo", "grpo", "rloo", "kto", "dpo", "sft"]
+ALGOS: tuple[Algo, ...] = get_args(Algo)
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayerChoice = Literal["all", "top_half", "top_quarter"]
 
@@ -107,8 +108,8 @@ class TrainSettings:
     """``dialog-rl train``: from the ratings in the store to a judged adapter."""
 
     algo: Algo = "ppo"
-    """How the policy learns: ppo (reward model, then fresh replies), kto or dpo (the ratings
-    themselves), or sft alone (approved and corrected replies)."""
+    """How the policy learns: ppo, grpo or rloo (reward model, then fresh replies), kto or dpo (the
+    ratings themselves), or sft alone (approved and corrected replies)."""
     seed: int = 0
     """Seed of everything drawn; the same seed on the same machine gives the same adapter."""
     test_fraction: float = 0.3
@@ -149,9 +150,9 @@ class TrainSettings:
     """Go on although the reward model does no better than chance on ratings it has not seen."""
 
     total_episodes: int = 1536
-    """Fresh replies that PPO samples and learns from."""
+    """Fresh replies that PPO, GRPO or RLOO samples and learns from."""
     max_seconds: float = 110.0
-    """PPO ends after the update in which this much time has passed, episodes left or not."""
+    """PPO, GRPO and RLOO end after the update in which this much time has passed."""
     batch_size: int = 64
     """Replies per PPO update."""
     num_generations: int = 4
@@ -167,7 +168,8 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     kl_coef: float = 0.1
-    """Reward per nat of divergence from the starting policy (the least, if kl_target is set)."""
+    """Reward per nat of divergence from the starting policy (PPO: the least, if kl_target is set;
+    GRPO and RLOO: TRL's beta)."""
     kl_target: float = 2.5
     """Raise kl_coef while replies are more nats away than this; 0 keeps kl_coef fixed."""
     kl_horizon: int = 100
@@ -213,7 +215,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Check names and ranges."""
-        _one_of("algo", self.algo, ("ppo", "kto", "dpo", "sft"))
+        _one_of("algo", self.algo, ALGOS)
         _one_of("init_from", self.init_from, ("incumbent", "base"))
         _one_of("lora_layers", self.lora_layers, ("all", "top_half", "top_quarter"))
         _one_of("kl_estimator", self.kl_estimator, ("k1", "k3"))
@@ -231,6 +233,10 @@ class TrainSettings:
             raise ConfigError(
                 f"batch_size must be a multiple of num_generations, "
                 f"got {self.batch_size} and {self.num_generations}"
+            )
+        if self.algo in ("grpo", "rloo") and self.num_generations < 2:
+            raise ConfigError(
+                f"{self.algo} compares replies to one prompt; num_generations must be at least 2"
             )
         if self.reward_weights and len(self.reward_weights) != len(self.reward_funcs):
             raise ConfigError(
@@ -293,3 +299,64 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("save_steps", 1, 10**6),
     ("save_total_limit", 1, 1000),
 )
+
+_REWARDED: frozenset[Algo] = frozenset({"ppo", "grpo", "rloo"})
+_USED_BY: dict[frozenset[Algo], tuple[str, ...]] = {
+    frozenset({"ppo"}): (
+        "value_learning_rate",
+        "kl_target",
+        "kl_horizon",
+        "kl_estimator",
+        "cliprange_value",
+        "vf_coef",
+        "gamma",
+        "lam",
+        "whiten_rewards",
+        "missing_eos_penalty",
+        "max_kl",
+        "max_length_ratio",
+        "min_entropy_ratio",
+        "save_steps",
+        "save_total_limit",
+    ),
+    _REWARDED: (
+        "sft",
+        "reward_funcs",
+        "reward_weights",
+        "learned_reward_weight",
+        "reward_model_name_or_path",
+        "accept_weak_reward",
+        "total_episodes",
+        "max_seconds",
+        "batch_size",
+        "num_generations",
+        "num_mini_batches",
+        "num_ppo_epochs",
+        "learning_rate",
+        "kl_coef",
+        "cliprange",
+        "temperature",
+    ),
+    _REWARDED | {"sft"}: ("sft_epochs", "sft_learning_rate"),
+    frozenset({"kto", "dpo"}): ("beta", "preference_epochs", "preference_learning_rate"),
+    frozenset(ALGOS) - {"sft"}: ("report_to",),
+}
+
+
+def refuse_idle(given: Collection[str], algos: Collection[Algo]) -> None:
+    """Refuse a setting that none of the algorithms reads: it would do nothing, in silence.
+
+    Args:
+        given: fields of :class:`TrainSettings` that somebody set.
+        algos: what will be trained with.
+
+    Raises:
+        ConfigError: names the setting and the algorithms that read it.
+    """
+    for readers, names in _USED_BY.items():
+        idle = [name for name in names if name in given]
+        if idle and not readers & set(algos):
+            raise ConfigError(
+                f"{idle[0]} has no effect with {', '.join(algos)} (only with "
+                f"{', '.join(a for a in ALGOS if a in readers)}); leave it out"
+            )

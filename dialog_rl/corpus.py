@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from dialog_rl.corpus_files import BadLine, ImportReport, import_file, write_lines, write_records
 from dialog_rl.corpus_formats import group_of
@@ -35,6 +35,7 @@ __all__ = [
     "preferred",
     "snapshot",
     "split_judgements",
+    "without_reply",
 ]
 
 EXPORT_FORMATS: Final = ("records", "kto", "dpo", "sft")
@@ -62,24 +63,39 @@ def judgements(store: Readable) -> list[Judgement]:
     """Return what counts now of thumbs, stars, choices and corrections, in the order it came.
 
     A choice between two equal replies and a correction that changes nothing say nothing and are
-    left out. Retries, tags and end ratings are kept in the store and are no judgements yet.
+    left out, and so is what was said about a reply that somebody deleted since. Retries, tags and
+    end ratings are kept in the store and are no judgements yet.
     """
     with store.snapshot() as view:
-        current = [
-            event
-            for event in view.current_feedback()
-            if event.kind in ("thumb", "stars", "choice", "correction")
-        ]
-        return list(_judge(view, current))
+        return list(_judge(view, _telling(view)))
+
+
+def without_reply(store: Readable) -> int:
+    """Count the thumbs, stars, choices and corrections whose reply was deleted from the store."""
+    with store.snapshot() as view:
+        current = _telling(view)
+        there = view.texts(_replies_of(current))
+        return sum(not _replies_of([event]) <= there.keys() for event in current)
+
+
+def _telling(view: StoreView) -> list[FeedbackEvent]:
+    """Return what counts now of the kinds that become judgements."""
+    kinds = get_args(Signal)
+    return [event for event in view.current_feedback() if event.kind in kinds]
+
+
+def _replies_of(current: Sequence[FeedbackEvent]) -> set[str]:
+    """Return the ids of all replies that events are about."""
+    both = {event.reply_id for event in current} | {event.other_reply_id for event in current}
+    return {reply_id for reply_id in both if reply_id is not None}
 
 
 def _judge(view: StoreView, current: Sequence[FeedbackEvent]) -> Iterable[Judgement]:
     """Turn events into judgements, reading only texts and prompts of the replies."""
-    wanted = {event.reply_id for event in current} | {event.other_reply_id for event in current}
-    texts = view.texts(reply_id for reply_id in wanted if reply_id is not None)
+    texts = view.texts(_replies_of(current))
     prompts: dict[str, tuple[Message, ...]] = {}
     for event in current:
-        if event.reply_id is None:
+        if event.reply_id is None or not _replies_of([event]) <= texts.keys():
             continue
         text, packed = texts[event.reply_id]
         if packed not in prompts:

@@ -102,7 +102,7 @@ class _Importer:
 
     def read(self, file: IO[bytes]) -> None:
         """Read every line."""
-        for number, raw in _lines(file):
+        for number, raw in numbered_lines(file):
             try:
                 parsed = self._parse(number, raw)
             except DataError as error:
@@ -128,7 +128,7 @@ class _Importer:
 
     def _parse(self, number: int, raw: bytes | None) -> _Parsed | None:
         """Return what a line adds, or None when it is of another split."""
-        row = _json_object(raw)
+        row = json_object(raw)
         if self._split is not None:
             if not isinstance(row.get("split"), str):
                 raise DataError(
@@ -136,7 +136,7 @@ class _Importer:
                 )
             if row["split"] != self._split:
                 return None
-        name = _line_id(row)
+        name = line_id(row)
         if name is not None:
             first = self._lines_by_id.setdefault(name, number)
             if first != number:
@@ -159,7 +159,7 @@ class _Importer:
         self._waiting = []
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+def numbered_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
     """Yield the numbered lines that are not blank; None for one that is too long."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
@@ -175,7 +175,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
             yield number, raw
 
 
-def _json_object(raw: bytes | None) -> dict[str, Any]:
+def json_object(raw: bytes | None) -> dict[str, Any]:
     """Return the JSON object of a line.
 
     Raises:
@@ -202,7 +202,7 @@ def _no_constant(name: str) -> float:
     raise DataError(f"{name} is no JSON number: leave the rating out or write null")
 
 
-def _line_id(row: Mapping[str, Any]) -> str | None:
+def line_id(row: Mapping[str, Any]) -> str | None:
     """Return a line's id as text, if it has one."""
     name = row.get("id")
     if name is None:

@@ -218,7 +218,7 @@ def _digest(content: Any) -> str:
 
 def _rating(row: Mapping[str, object], origin: Origin) -> list[Change]:
     fields = Fields(row)
-    prompt = _prompt(row)
+    prompt = prompt_of(row)
     reply = fields.text("reply")
     ratings, scale = _ratings(fields)
     line = _Line(row, origin, prompt, "rating", reply, ratings, scale)
@@ -236,7 +236,7 @@ def _end_rating(row: Mapping[str, object], origin: Origin) -> list[Change]:
     messages = fields.messages("messages")
     ratings, scale = _ratings(fields)
     line = _Line(row, origin, messages, "end_rating", ratings, scale)
-    for turn, end in enumerate(_answered(messages)):
+    for turn, end in enumerate(answered(messages)):
         line.add_replies(turn, messages[:end], messages[end]["content"])
     for rater, value in _raters(line.rater, ratings):
         line.add_event("end_rating", rater, value=value, scale=scale)
@@ -245,7 +245,7 @@ def _end_rating(row: Mapping[str, object], origin: Origin) -> list[Change]:
 
 def _correction(row: Mapping[str, object], origin: Origin) -> list[Change]:
     fields = Fields(row)
-    prompt = _prompt(row)
+    prompt = prompt_of(row)
     reply, edited = fields.text("reply"), fields.text("edited")
     line = _Line(row, origin, prompt, "correction", reply, edited)
     (reply_id,) = line.add_replies(_turn(prompt), prompt, reply)
@@ -254,7 +254,7 @@ def _correction(row: Mapping[str, object], origin: Origin) -> list[Change]:
 
 
 def _pair(row: Mapping[str, object], origin: Origin) -> list[Change]:
-    prompt, (chosen, rejected) = _completions(row, "chosen", "rejected")
+    prompt, (chosen, rejected) = completions_of(row, "chosen", "rejected")
     if chosen == rejected:
         raise DataError("chosen and rejected are the same text: nothing was preferred")
     tie = bool(row.get("tie"))
@@ -279,7 +279,7 @@ def _completion(row: Mapping[str, object], origin: Origin) -> list[Change]:
 
 
 def _thumb(row: Mapping[str, object], origin: Origin, *, up: bool) -> list[Change]:
-    prompt, (completion,) = _completions(row, "completion")
+    prompt, (completion,) = completions_of(row, "completion")
     line = _Line(row, origin, prompt, "thumb", completion, up)
     (reply_id,) = line.add_replies(_turn(prompt), prompt, completion)
     line.add_event("thumb", line.rater, reply_id=reply_id, value=float(up))
@@ -289,13 +289,13 @@ def _thumb(row: Mapping[str, object], origin: Origin, *, up: bool) -> list[Chang
 def _dialogue(row: Mapping[str, object], origin: Origin) -> list[Change]:
     messages = Fields(row).messages("messages")
     line = _Line(row, origin, messages, "dialogue")
-    for turn, end in enumerate(_answered(messages)):
+    for turn, end in enumerate(answered(messages)):
         (reply_id,) = line.add_replies(turn, messages[:end], messages[end]["content"])
         line.add_event("thumb", line.rater, reply_id=reply_id, value=1.0)
     return line.changes
 
 
-def _answered(messages: Sequence[Message]) -> list[int]:
+def answered(messages: Sequence[Message]) -> list[int]:
     """Return where the assistant answers something."""
     ends = [i for i, message in enumerate(messages) if i and message["role"] == "assistant"]
     if not ends:
@@ -333,7 +333,7 @@ def _raters(rater: str, ratings: Sequence[float | None]) -> list[tuple[str, floa
     return [(f"{rater}#{k}", value) for k, value in enumerate(ratings, 1) if value is not None]
 
 
-def _prompt(row: Mapping[str, object]) -> tuple[Message, ...]:
+def prompt_of(row: Mapping[str, object]) -> tuple[Message, ...]:
     """Return what a reply answered: context, messages or prompt; a string is one user message."""
     name = next((key for key in ("context", "messages", "prompt") if key in row), None)
     if name is None:
@@ -346,12 +346,12 @@ def _prompt(row: Mapping[str, object]) -> tuple[Message, ...]:
     return messages
 
 
-def _completions(
+def completions_of(
     row: Mapping[str, object], *names: str
 ) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """Return prompt and replies; without a prompt key, the messages the conversations share."""
     if "prompt" in row or "context" in row:
-        prompt = _prompt(row)
+        prompt = prompt_of(row)
         return prompt, tuple(_last_text(row, name, 0) for name in names)
     talks = [Fields(row).messages(name) for name in names if not isinstance(row.get(name), str)]
     if len(talks) < len(names):

@@ -1,7 +1,9 @@
 """Files that are either the old or the new one, whole, also after a kill or a power cut."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,14 @@ def publish_folder(finished: Path, final: Path) -> None:
     sync_folder(finished)
     finished.rename(final)
     sync_folder(final.parent)
+
+
+def without_nan(value: Any) -> Any:
+    """Return plain values with None for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value

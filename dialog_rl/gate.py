@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 MIN_CONVERSATIONS = 6
 PEOPLE = "Held-out people"
+PREFERRED = "fresh replies preferred by a taste fitted on held-out ratings"
 P_VALUE = "chance of ratings as favourable as these if they had nothing to do with it (p)"
 Progress = Callable[[float, str], None]
 
@@ -276,7 +277,7 @@ def _people(
     return [
         _people_measure("agreement of ratings with the candidate's log-ratio (AUC)", fits),
         _people_measure("agreement of ratings with the traits it moved in (AUC)", trait_fits),
-        _people_measure("fresh replies preferred by a taste fitted on held-out ratings", liked),
+        _people_measure(PREFERRED, liked),
     ], evidence.p_value(settings.seed)
 
 

@@ -10,9 +10,11 @@ import itertools
 import textwrap
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from dialog_rl.errors import ConfigError
 
@@ -126,3 +128,25 @@ def build(settings: type[T], values: Mapping[str, Any]) -> T:
         return settings(**{k: v for k, v in values.items() if k in names})
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def given(settings: type) -> list[str]:
+    """Return the fields of ``settings`` that the running command was given by flag."""
+    context = click.get_current_context()
+    return [
+        field.name
+        for field in dataclasses.fields(settings)
+        if context.get_parameter_source(field.name) is ParameterSource.COMMANDLINE
+    ]
+
+
+def home_option(command: Command) -> Command:
+    """Add ``--home``: where feedback, adapters and runs live."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="DIALOG_RL_HOME",
+        default=lambda: Path.home() / ".dialog_rl",
+        show_default="$DIALOG_RL_HOME or ~/.dialog_rl",
+        help="Folder that keeps feedback, adapters and runs.",
+    )(command)

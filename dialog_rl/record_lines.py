@@ -30,7 +30,10 @@ _PAGE = 500
 
 
 def record_lines(view: StoreView) -> Iterator[dict[str, Any]]:
-    """Yield every reply nobody rated and then every event, history included, as records."""
+    """Yield every reply nobody rated and then every event, history included, as records.
+
+    An event about a reply that was deleted from the store has nothing left to show and is left out.
+    """
     heads, talks = view.every_turn(), view.every_conversation()
     events = view.events()
     current = {event.event_id for event in view.current_feedback()}
@@ -43,6 +46,8 @@ def record_lines(view: StoreView) -> Iterator[dict[str, Any]]:
         wanted = {e.reply_id for e in page} | {e.other_reply_id for e in page}
         found = view.replies_by_id(reply_id for reply_id in wanted if reply_id)
         for event in page:
+            if not {event.reply_id, event.other_reply_id} - {None} <= found.keys():
+                continue
             if event.reply_id is None:
                 line = _talk_record(event, talks[event.conversation_id], view)
             else:

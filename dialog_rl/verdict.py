@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dialog_rl.durable import write_text
+from dialog_rl.durable import without_nan, write_text
 
 CSS = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5c6776;--line:#dfe4ea;--card:#fff;
@@ -104,7 +104,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of verdict.json; NaN becomes null."""
-        plain: dict[str, Any] = _no_nan(asdict(self))
+        plain: dict[str, Any] = without_nan(asdict(self))
         return plain
 
     @classmethod
@@ -132,17 +132,7 @@ def read_verdict(folder: Path) -> Verdict:
     return Verdict.from_json(json.loads((folder / "verdict.json").read_text(encoding="utf-8")))
 
 
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _no_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_no_nan(item) for item in value]
-    return value
-
-
-def _number(value: float | None) -> str:
+def three_digits(value: float | None) -> str:
     """Three decimals, one digit of what is smaller; a dash for what could not be computed."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -153,9 +143,9 @@ def _number(value: float | None) -> str:
 
 
 def _figure(m: Measure) -> str:
-    text = _number(m.difference)
+    text = three_digits(m.difference)
     if m.low is not None and m.high is not None and math.isfinite(m.low):
-        text += f" ({_number(m.low)} to {_number(m.high)})"
+        text += f" ({three_digits(m.low)} to {three_digits(m.high)})"
     return text
 
 
@@ -187,8 +177,8 @@ def _row(m: Measure) -> str:
     }[m.ok]
     asked = f"<small>{html.escape(m.asked)}</small>" if m.asked else ""
     return (
-        f"<tr><td>{html.escape(m.name)}{asked}</td><td class=n>{_number(m.incumbent)}</td>"
-        f"<td class=n>{_number(m.candidate)}</td><td class=n>{html.escape(_figure(m))}</td>"
+        f"<tr><td>{html.escape(m.name)}{asked}</td><td class=n>{three_digits(m.incumbent)}</td>"
+        f"<td class=n>{three_digits(m.candidate)}</td><td class=n>{html.escape(_figure(m))}</td>"
         f"<td>{_whisker(m)}</td><td>{mark}</td></tr>"
     )
 

@@ -82,18 +82,17 @@ def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: in
 
 
 def held_out(
-    choose: Callable[[Tensor], Tensor],
+    choose: Callable[[Tensor], tuple[Tensor, RatingModel]],
     evidence: Evidence,
-    rating: RatingModel,
     parts: list[Tensor],
 ) -> HeldOut:
     """Cross-validate.
 
     Args:
         choose: Takes the judgement numbers of a training part, returns the kernel over all
-            judgements, shape (N, N); so that a kernel may be chosen on that part alone.
+            judgements, shape (N, N), and the nuisance parameters; so that both may be chosen on
+            that part alone.
         evidence: The judgements.
-        rating: Nuisance parameters, held fixed.
         parts: Folds of judgement numbers.
     """
     total = len(evidence.groups)
@@ -102,7 +101,7 @@ def held_out(
         inside = torch.ones(total, dtype=torch.bool)
         inside[rows] = False
         training = inside.nonzero()[:, 0]
-        kernel = choose(training)
+        kernel, rating = choose(training)
         coefficients = newton(kernel[training][:, training], evidence.part(training), rating)
         latent[rows] = kernel[rows][:, training] @ coefficients
         rest = evidence.part(rows)

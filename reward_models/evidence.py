@@ -24,6 +24,10 @@ Item = tuple[tuple[Message, ...], str]
 """A prompt and a reply to it."""
 
 SIGNALS = ("thumb", "stars", "choice", "correction")
+LEAST_RATERS = 3
+"""Raters from which one can be told apart from the others."""
+_TRUST_SPREAD = 0.5
+"""Prior standard deviation of a rater's trust: five ratings move it little, thirty a lot."""
 _LEAST_EDIT = 0.2
 """Weight of the smallest correction: even a small one says which text is better."""
 
@@ -37,6 +41,8 @@ def fault(judgement: Judgement) -> str | None:
     if judgement.signal == "stars":
         if judgement.scale is None or not judgement.scale[0] < judgement.scale[1]:
             return "stars without a scale"
+        if not math.isfinite(judgement.scale[1] - judgement.scale[0]):
+            return "stars on a scale without ends"
         if not judgement.scale[0] <= judgement.value <= judgement.scale[1]:
             return "stars outside their scale"
     if judgement.signal in ("choice", "correction"):
@@ -70,6 +76,8 @@ class Evidence:
     raters: tuple[str, ...]
     levels: tuple[int, ...]
     """Number of levels of each star scale."""
+    scales: tuple[tuple[float, float], ...] = ()
+    """Ends of each star scale."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> number of judgements set aside."""
 
@@ -146,6 +154,7 @@ def gather(judgements: Sequence[Judgement]) -> Evidence:
         groups=tuple(groups),
         raters=tuple(raters),
         levels=tuple(key[2] for key in scales),
+        scales=tuple(key[:2] for key in scales),
         dropped=dict(dropped),
     )
 
@@ -192,10 +201,24 @@ class RatingModel:
     """Shape (scales, most levels - 2); unused entries stay where they are."""
     log_tie: Tensor
     """Davidson's log v, scalar."""
+    trust: Tensor
+    """How far each rater follows the score, shape (raters,); shape (0,): all alike, as with ones.
+
+    Every score is multiplied by the trust of its rater before it enters a likelihood: 1 is as
+    usual, 0 rates at random, below 0 rates the wrong way round. Source: the annotator's accuracy in
+    GLAD (Whitehill et al. 2009), which is the discrimination of a two-parameter item response model
+    (Birnbaum 1968), here with a normal prior around 1 so that few ratings change little.
+    """
 
     @classmethod
-    def neutral(cls, evidence: Evidence) -> "RatingModel":
-        """Start with no bias and evenly spaced thresholds."""
+    def neutral(cls, evidence: Evidence, *, trust: bool = False) -> "RatingModel":
+        """Start with no bias and evenly spaced thresholds.
+
+        Args:
+            evidence: The judgements.
+            trust: Whether raters may differ in trust; with fewer than three they never do, because
+                nobody could tell which of two who disagree is right.
+        """
         widest = max(evidence.levels, default=2)
         zeros = torch.zeros(len(evidence.levels), dtype=torch.float64)
         centre = torch.tensor([(k - 2) / 2 for k in evidence.levels], dtype=torch.float64)
@@ -205,20 +228,36 @@ class RatingModel:
             first_threshold=zeros - centre,
             gaps=torch.full((len(evidence.levels), max(0, widest - 2)), 0.5, dtype=torch.float64),
             log_tie=torch.tensor(-1.0, dtype=torch.float64),
+            trust=torch.ones(
+                len(evidence.raters) if trust and len(evidence.raters) >= LEAST_RATERS else 0,
+                dtype=torch.float64,
+            ),
         )
 
     def tensors(self) -> list[Tensor]:
         """List the parameters in a fixed order."""
-        return [self.intercept, self.rater_bias, self.first_threshold, self.gaps, self.log_tie]
+        return [
+            self.intercept,
+            self.rater_bias,
+            self.first_threshold,
+            self.gaps,
+            self.log_tie,
+            self.trust,
+        ]
+
+    def trust_of(self, evidence: Evidence) -> Tensor:
+        """Return the trust of each judgement's rater, shape (N,), or a scalar one."""
+        return self.trust[evidence.rater] if len(self.trust) else self.log_tie.new_ones(())
 
     def penalty(self) -> Tensor:
-        """Return the negative log prior: rater biases N(0, 0.7), weak pulls on the others."""
+        """Return the negative log prior: rater biases N(0, 0.7), trust N(1, 0.5), others weak."""
         return (
             0.5 * (self.rater_bias / 0.7).square().sum()
             + 0.5 * (self.intercept / 3.0).square()
             + 0.5 * (self.first_threshold / 3.0).square().sum()
             + 0.5 * ((self.gaps - 0.5) / 1.5).square().sum()
             + 0.5 * (self.log_tie + 1.0).square()
+            + 0.5 * ((self.trust - 1.0) / _TRUST_SPREAD).square().sum()
         )
 
     def nll(self, evidence: Evidence, first: Tensor, second: Tensor) -> Tensor:
@@ -230,6 +269,8 @@ class RatingModel:
             second: Scores of ``evidence.second``, shape (N,).
         """
         total = torch.zeros_like(first)
+        trust = self.trust_of(evidence)
+        first, second = first * trust, second * trust
         mask = evidence.mask("thumb")
         bias = self.intercept + self.rater_bias[evidence.rater[mask]]
         parts = [(mask, thumb_nll(first[mask], evidence.value[mask], bias))]
@@ -253,13 +294,16 @@ class RatingModel:
 
         The latent is a reply's score, or the difference of two. With s = sigmoid: a thumb has
         s - y and s (1 - s); stars between cuts U and L have 1 - s(U) - s(L) and s'(U) + s'(L);
-        a vote has E[t] - t and Var[t] with t = 1, 0, 1/2 for win, loss, tie.
+        a vote has E[t] - t and Var[t] with t = 1, 0, 1/2 for win, loss, tie. By the chain rule the
+        rater's trust multiplies the first once and the second twice.
 
         Args:
             evidence: The judgements.
             latent: Shape (N,).
         """
         slope, curve = torch.zeros_like(latent), torch.zeros_like(latent)
+        trust = self.trust_of(evidence)
+        latent = latent * trust
         with torch.no_grad():
             mask = evidence.mask("thumb")
             bias = self.intercept + self.rater_bias[evidence.rater[mask]]
@@ -287,4 +331,4 @@ class RatingModel:
             right = torch.sigmoid(latent[mask])
             weight = evidence.value[mask]
             slope[mask], curve[mask] = weight * (right - 1), weight * right * (1 - right)
-        return slope, curve.clamp(min=1e-8)
+        return slope * trust, (curve * trust.square()).clamp(min=1e-8)

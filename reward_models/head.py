@@ -74,6 +74,7 @@ def fit_map(
     *,
     weights: Tensor | None = None,
     start: Fit | None = None,
+    trust: bool = False,
     max_iter: int = 60,
 ) -> Fit:
     """Find the mode: minimise sum of losses + |w|^2 / 2 + the nuisance priors.
@@ -83,11 +84,12 @@ def fit_map(
         evidence: The judgements.
         weights: Weight of each judgement, shape (N,); None is one each.
         start: Where to begin.
+        trust: Whether raters may differ in how far they are trusted.
         max_iter: L-BFGS iterations.
     """
     weight = torch.zeros(design.shape[1], dtype=torch.float64) if start is None else start.weight
     weight = weight.clone().requires_grad_()
-    rating = RatingModel.neutral(evidence) if start is None else start.rating
+    rating = RatingModel.neutral(evidence, trust=trust) if start is None else start.rating
     rating = RatingModel(*(t.detach().clone().requires_grad_() for t in rating.tensors()))
     optimizer = torch.optim.LBFGS(
         [weight, *rating.tensors()],

@@ -15,8 +15,8 @@ part that depends on the conversation alone.
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,42 +27,35 @@ from torch import Tensor
 from reward_models.adapter import Offset, adapted, adapter_tensors, set_adapter_tensors, tune
 from reward_models.base import Judgement, Message
 from reward_models.crossval import HeldOut, ranking
-from reward_models.dual import Kernels, combine, held_out, kernels, log_evidence, search_strengths
-from reward_models.encoder import Backbone, Reader
+from reward_models.encoder import Backbone
 from reward_models.errors import RewardError
-from reward_models.evidence import Evidence, RatingModel, gather, require_enough
-from reward_models.features import Featuriser, last_messages, without_conversation
-from reward_models.head import (
-    Blocks,
-    Fit,
-    Strengths,
-    assemble,
-    fit_map,
-    folds,
-    posterior_factor,
-)
+from reward_models.evidence import Evidence
+from reward_models.features import Featuriser, without_conversation
+from reward_models.fitting import Prepared, Progress, cross_validate, prepare, reader_of
+from reward_models.head import Blocks, Fit, Strengths, assemble, fit_map, posterior_factor
+from reward_models.oddities import against_others, oddities
 from reward_models.rules import reply_text, words
 from reward_models.settings import RewardModelSettings, RewardReport
 from reward_models.textual import REPLY_FEATURES, Lexicon, repeated_share
 
-Progress = Callable[[float, str], None]
-"""(share done from 0 to 1, what is being done)."""
-
-START: Strengths = {
-    "form": 1.5,
-    "squares": 0.4,
-    "terms": 0.6,
-    "hidden": 0.35,
-    "context": 0.15,
-    "heard": 0.3,
-}
-"""Measured on simulated raters (docs/decisions.md); the evidence of the judgements moves it."""
 _REPEATS = 0.2
 """Share of repeated word trigrams that is never punished."""
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
-_WEIGHTS, _CARD = "reward.safetensors", "reward.json"
+_WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ScoredReply:
+    """What the learned reward says of one reply."""
+
+    score: float
+    """What PPO is paid: careful (mean less some spread), standardised and bounded."""
+    mean: float
+    """Expected score, in logits, without the conversation's own part."""
+    spread: float
+    """Its posterior standard deviation, in logits: large for replies unlike any rated one."""
 
 
 class LearnedReward:
@@ -115,46 +108,34 @@ class LearnedReward:
             RewardError: the backbone cannot be loaded.
         """
         began = time.perf_counter()
-        settings = settings or RewardModelSettings()
         say = progress or (lambda share, text: None)
-        evidence = gather(judgements)
-        require_enough(evidence, settings.least, settings.least_contrast)
-        reader = _reader(backbone, settings)
-        lexicon = Lexicon.of((r for _, r in evidence.items), most=settings.lexicon)
-        said = (last_messages(prompt) for prompt, _ in evidence.items)
-        heard = Lexicon.of(said, most=settings.lexicon)
-        featuriser = Featuriser(lexicon, heard, {}, reader)
-        say(0.05, f"reading {len(evidence.items)} replies")
-        raw = featuriser.raw(evidence.items)
-        featuriser.measure(raw)
-        blocks = featuriser.scaled(raw)
-        say(0.4, "weighing the features")
-        strengths, offset, held = _tune(blocks, evidence, settings, say)
-        say(0.5, "fitting and checking")
-        if reader is not None and settings.lora_r:
-            rows = [reader.ids(p, r) for p, r in evidence.items]
-            trunk = tune(
-                reader,
-                rows,
-                raw["hidden"],
-                evidence,
-                offset,
-                r=settings.lora_r,
-                epochs=settings.lora_epochs,
-                seed=settings.seed,
-                progress=lambda share, text: say(0.5 + share / 2, text),
-            )
-            if trunk is not None:
-                featuriser.reader = reader = reader.with_trunk(trunk)
-                raw["hidden"] = reader.pooled(rows)
-                featuriser.measure(raw)
-                blocks = featuriser.scaled(raw)
-        fit = fit_map(assemble(blocks, strengths), evidence)
+        prepared = prepare(judgements, backbone=backbone, settings=settings, progress=progress)
+        return cls.of(prepared, began=began, progress=say)
+
+    @classmethod
+    def of(
+        cls, prepared: Prepared, *, began: float, progress: Progress
+    ) -> "tuple[LearnedReward, RewardReport]":
+        """Fit what :func:`reward_models.fitting.prepare` has read.
+
+        Args:
+            prepared: Judgements with their features; an adapter, if one is kept, changes them.
+            began: ``time.perf_counter()`` at the start, for the report.
+            progress: Called with the share done and a few words.
+        """
+        evidence, settings = prepared.evidence, prepared.settings
+        progress(0.4, "weighing the features")
+        strengths, offset, held = cross_validate(prepared, progress)
+        progress(0.5, "fitting and checking")
+        if settings.lora_r:
+            _adapt(prepared, offset, progress)
+        blocks, featuriser = prepared.blocks, prepared.featuriser
+        fit = fit_map(assemble(blocks, strengths), evidence, trust=settings.rater_trust)
         tensors = _freeze(blocks, strengths, evidence, fit)
         report = _report(
             blocks, evidence, fit, held, strengths, tensors, settings, featuriser, began
         )
-        say(1.0, f"agrees with {report.agreement:.0%} of held-out judgements")
+        progress(1.0, f"agrees with {report.agreement:.0%} of held-out judgements")
         return cls(featuriser, strengths, tensors, settings, report), report
 
     def moments(
@@ -190,30 +171,41 @@ class LearnedReward:
         completions: Sequence[Sequence[Message]],
         **columns: Any,
     ) -> list[float | None]:
-        """Score B completions: about 0 for a usual reply, within plus or minus ``bound``.
+        """Score B completions; see :meth:`judge`."""
+        found = self.judge(prompts, [reply_text(completion) for completion in completions])
+        return [one.score for one in found]
+
+    def judge(
+        self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
+    ) -> "list[ScoredReply]":
+        """Score B replies: about 0 for a usual one, within plus or minus ``bound``.
 
         What nobody was shown cannot be learned, so two things are fixed: a reply without a word
         gets the lowest score, and one that repeats itself more than any rated reply did loses up
         to ``bound``.
+
+        Args:
+            prompts: B conversations.
+            replies: B replies.
         """
-        replies = [reply_text(completion) for completion in completions]
         mean, spread = self.moments(prompts, replies)
         careful = mean - self.settings.pessimism * spread
         standard = (careful - self.tensors["centre"]) / self.tensors["scale"]
         bound = self.settings.bound
         fair: list[float] = (bound * torch.tanh(standard / bound)).tolist()
         limit = max(_REPEATS, float(self.featuriser.scalers["form"].high[_REPEATS_AT]))
-        scores: list[float | None] = []
-        for reply, score in zip(replies, fair, strict=True):
+        rows = zip(replies, fair, mean.tolist(), spread.tolist(), strict=True)
+        found = []
+        for reply, score, middle, width in rows:
             tokens = words(reply)
             over = max(0.0, repeated_share(tokens) - limit) / (1 - limit) if limit < 1 else 0.0
-            scores.append(max(-bound, score - bound * over) if tokens else -bound)
-        return scores
+            score = max(-bound, score - bound * over) if tokens else -bound
+            found.append(ScoredReply(score=score, mean=middle, spread=width))
+        return found
 
     def score(self, prompt: Sequence[Message], completion: str) -> float:
         """Score one reply."""
-        found = self([prompt], [[{"role": "assistant", "content": completion}]])[0]
-        return 0.0 if found is None else found
+        return self.judge([prompt], [completion])[0].score
 
     def save(self, folder: Path) -> None:
         """Write ``reward.safetensors`` and ``reward.json``.
@@ -238,7 +230,7 @@ class LearnedReward:
             "settings": asdict(self.settings),
             "report": json.loads(self.report.to_json()),
         }
-        (folder / _CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=1), encoding="utf-8")
 
     @classmethod
     def load(
@@ -254,19 +246,22 @@ class LearnedReward:
             RewardError: a file is missing or damaged, or the backbone is another one.
         """
         try:
-            card = json.loads((folder / _CARD).read_text(encoding="utf-8"))
+            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
             tensors = load_file(folder / _WEIGHTS)
         except (OSError, ValueError) as error:
             raise RewardError(
-                f"{folder} holds no reward model: {error}; fit one with LearnedReward.fit"
+                f"{folder} holds no reward model: {error}; fit one with `dialog-rl reward train` "
+                "or LearnedReward.fit"
             ) from error
+        if not isinstance(card, dict):
+            raise RewardError(f"{folder / CARD_FILE} is damaged: it is no object; fit it again")
         if card.get("format") != _FORMAT:
             raise RewardError(
                 f"{folder} is a reward model of format {card.get('format')}, this version reads "
                 f"{_FORMAT}; fit it again"
             )
         settings = RewardModelSettings(**card["settings"])
-        reader = _reader(backbone or card["backbone"], settings) if card["backbone"] else None
+        reader = reader_of(backbone or card["backbone"], settings) if card["backbone"] else None
         if reader is not None and reader.width != card["width"]:
             raise RewardError(
                 f"{folder} was fitted on {card['backbone']} with hidden size {card['width']}, the "
@@ -287,51 +282,28 @@ class LearnedReward:
         return cls(featuriser, dict(card["strengths"]), tensors, settings, report)
 
 
-def _reader(backbone: Backbone | str | Path | None, settings: RewardModelSettings) -> Reader | None:
-    if backbone is None:
-        return None
-    loaded = backbone if isinstance(backbone, Backbone) else Backbone.load(backbone)
-    return Reader(
-        loaded, context_tokens=settings.context_tokens, reply_tokens=settings.reply_tokens
+def _adapt(prepared: Prepared, offset: Offset, progress: Progress) -> None:
+    """Tune the backbone's adapter and, where it helps, read the replies again with it."""
+    reader, settings = prepared.featuriser.reader, prepared.settings
+    if reader is None:
+        return
+    rows = [reader.ids(p, r) for p, r in prepared.evidence.items]
+    trunk = tune(
+        reader,
+        rows,
+        prepared.raw["hidden"],
+        prepared.evidence,
+        offset,
+        r=settings.lora_r,
+        epochs=settings.lora_epochs,
+        seed=settings.seed,
+        progress=lambda share, text: progress(0.5 + share / 2, text),
     )
-
-
-def _weigh(
-    parts: Kernels, evidence: Evidence, rating: RatingModel, settings: RewardModelSettings
-) -> Strengths:
-    """Find how far each block is trusted by the evidence of the judgements."""
-    start = {name: value for name, value in START.items() if name in parts}
-    if not settings.search_rounds:
-        return start
-    # Cost grows with the cube of the number; strengths hardly depend on it.
-    share = max(1, round(len(evidence.groups) / settings.search_most))
-    few = folds(evidence.groups, share, settings.seed)[0]
-    sample = evidence.part(few)
-    cut = {name: part[few][:, few] for name, part in parts.items()}
-
-    def loss(trial: Strengths) -> float:
-        return -log_evidence(combine(cut, trial), sample, rating)
-
-    return search_strengths(start, loss, rounds=settings.search_rounds)
-
-
-def _tune(
-    blocks: Blocks, evidence: Evidence, settings: RewardModelSettings, say: Progress
-) -> tuple[Strengths, Offset, HeldOut]:
-    """Weigh the blocks, and cross-validate the whole procedure, the weighing included."""
-    start = {name: value for name, value in START.items() if name in blocks}
-    rating = fit_map(assemble(blocks, start), evidence).rating
-    parts = kernels(blocks, evidence)
-    strengths = _weigh(parts, evidence, rating, settings)
-    say(0.5, "checking on held-out conversations")
-
-    def choose(rows: Tensor) -> Tensor:
-        inner = {name: part[rows][:, rows] for name, part in parts.items()}
-        return combine(parts, _weigh(inner, evidence.part(rows), rating, settings))
-
-    rows = folds(evidence.groups, settings.folds, settings.seed)
-    held = held_out(choose, evidence, rating, rows)
-    return strengths, Offset(held.first - held.second, rating), held
+    if trunk is not None:
+        prepared.featuriser.reader = reader = reader.with_trunk(trunk)
+        prepared.raw["hidden"] = reader.pooled(rows)
+        prepared.featuriser.measure(prepared.raw)
+        prepared.blocks = prepared.featuriser.scaled(prepared.raw)
 
 
 def _freeze(
@@ -371,7 +343,7 @@ def _report(
 ) -> RewardReport:
     agreed = ranking(evidence, held, seed=settings.seed)
     strict = ranking(evidence, held, seed=settings.seed, draws=1000, level=0.99)
-    bias = fit.rating.rater_bias.tolist()
+    bias, trust = fit.rating.rater_bias.tolist(), fit.rating.trust.tolist()
     scores = assemble(blocks, strengths) @ fit.weight
     lengths = torch.tensor([math.log1p(len(words(reply))) for _, reply in evidence.items])
     return RewardReport(
@@ -387,9 +359,11 @@ def _report(
         nll=held.nll,
         strengths=strengths,
         rater_bias=dict(zip(evidence.raters, bias, strict=True)),
+        rater_trust=dict(zip(evidence.raters, trust, strict=True)) if trust else {},
         length_correlation=_correlation(scores, lengths),
         mean_words=float(torch.expm1(lengths).mean()),
         spread=float(tensors["mean_spread"] / tensors["scale"]),
         backbone=featuriser.reader.backbone.name if featuriser.reader else "none",
         seconds=time.perf_counter() - began,
+        notes=(*oddities(evidence), *against_others(evidence, fit.rating)),
     )

@@ -25,6 +25,9 @@ class RewardModelSettings:
     """Standard deviations taken off the mean score: what is uncertain is worth less."""
     bound: float = 3.0
     """Scores are standardised on the rated replies and squashed to within plus or minus this."""
+    rater_trust: bool = True
+    """Learn from three raters on how far each one's ratings follow the score, so that raters at
+    random or the wrong way round count little; off, everybody is trusted alike."""
     lexicon: int = 400
     """Most terms (words, pairs, marks) looked for in replies, and as many in the talk before."""
     context_tokens: int = 48
@@ -100,6 +103,9 @@ class RewardReport:
     """Mean standard deviation of a score, in units of the scores' own."""
     backbone: str
     seconds: float
+    rater_trust: dict[str, float] = field(default_factory=dict)
+    """How far each rater follows the score: 1 as usual, 0 at random, below 0 the wrong way round;
+    empty where all are trusted alike."""
     notes: tuple[str, ...] = field(default=())
     """What was done about odd input, a sentence each."""
 

@@ -3,7 +3,7 @@
     snapshot   freeze the feedback, split it by conversation; the test part is for the verdict only
     reward     fit the learned reward on the training part; refuse one that does not beat chance
     sft        imitate approved and corrected replies
-    ppo        climb it from the logged prompts (or kto / dpo on the ratings themselves)
+    ppo        climb it from the logged prompts (or grpo / rloo; or kto / dpo on the ratings alone)
     gate       register the candidate, compare it with the adapter in service, write the verdict
 
 Every stage leaves its result in the run's folder. A run that was killed goes on with the first
@@ -32,11 +32,12 @@ from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Generation, Policy
 from dialog_rl.precision import Precision
 from dialog_rl.registry import AdapterRegistry
-from dialog_rl.rollout import TrainingPrompt
+from dialog_rl.rollout import Sampler, TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
 from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.compute import autocast_dtype, choose_dtype
+from dialog_rl.train.group import train_group
 from dialog_rl.train.plots import draw_plots
 from dialog_rl.train.ppo import DialogPPOTrainer
 from dialog_rl.train.preference import train_dpo, train_kto
@@ -52,6 +53,7 @@ from dialog_rl.train.reward import (
 )
 from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
 from dialog_rl.verdict import Verdict, read_verdict
+from reward_models.composite import CompositeReward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +202,14 @@ class _Work:
             autocast_dtype=autocast_dtype(head["dtype"]),
             seed=settings.seed,
         )
-        if settings.algo == "ppo":
+        if settings.algo in ("ppo", "grpo", "rloo"):
             # Fitted first: a reward that cannot be learned should cost no further minute.
             reward = self._reward(data)
             self._sft(actor, examples, data, required=False)
-            self._ppo(actor, reward, examples.prompts(data.prompts))
+            prompts = examples.prompts(data.prompts)
+            require_prompts(prompts)
+            learn = self._ppo if settings.algo == "ppo" else self._group
+            learn(actor, reward, prompts)
         elif settings.algo == "sft":
             self._sft(actor, examples, data, required=True)
         else:
@@ -249,7 +254,7 @@ class _Work:
         actor.load_tensors(load_file(file))
         actor.restart()
 
-    def _reward(self, data: RunData) -> Any:
+    def _reward(self, data: RunData) -> CompositeReward:
         """The composite reward; fits the learned part if it has a weight."""
         settings = self.settings
         if settings.learned_reward_weight == 0:
@@ -266,9 +271,8 @@ class _Work:
         self.stage("reward", 1.0, describe(report))
         return build_reward(learned, settings)
 
-    def _ppo(self, actor: Actor, reward: Any, prompts: list[TrainingPrompt]) -> None:
-        """PPO, from its last checkpoint if there is one."""
-        require_prompts(prompts)
+    def _sampler(self) -> Sampler:
+        """How training draws replies: as the chat does, but from the whole distribution."""
         sampling = self.settings.rollout_sampling()
         precision: Precision = "bfloat16" if self.head["dtype"] == "bfloat16" else "weights"
 
@@ -277,11 +281,30 @@ class _Work:
         ) -> list[Generation]:
             return self.policy.generate(prompts, sampling, seeds, model=model, precision=precision)
 
+        return sampler
+
+    def _group(self, actor: Actor, reward: CompositeReward, prompts: list[TrainingPrompt]) -> None:
+        """GRPO or RLOO; one that was cut off starts again from what SFT left."""
+        algo = self.settings.algo
+        train_group(
+            actor,
+            self.policy.tokenizer,
+            prompts,
+            self._sampler(),
+            reward,
+            self.settings,
+            self.run.path / "checkpoints",
+            self._logger(algo),
+            lambda share, text: self.stage(algo, share, text),
+        )
+
+    def _ppo(self, actor: Actor, reward: CompositeReward, prompts: list[TrainingPrompt]) -> None:
+        """PPO, from its last checkpoint if there is one."""
         trainer = DialogPPOTrainer(
             actor=actor,
             tokenizer=self.policy.tokenizer,
             prompts=prompts,
-            sampler=sampler,
+            sampler=self._sampler(),
             reward=reward,
             settings=self.settings,
             folder=self.run.path / "checkpoints",

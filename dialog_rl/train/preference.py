@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import NotEnoughFeedback
 from dialog_rl.policy import Policy
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.trl_rails import LogCallback, run_quietly, shared_arguments
 
 ROWS = 8
 """Examples per optimizer step."""
@@ -44,40 +44,18 @@ class _IdsDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
 
-class _Log(TrainerCallback):
-    """Hands TRL's figures on."""
-
-    def __init__(self, log: Callable[[dict[str, float]], None]) -> None:
-        self._log = log
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        """Pass one record on."""
-        self._log({"step": state.global_step, **(logs or {})})
-
-
-def _arguments(settings: TrainSettings, folder: Path, bf16: bool, cpu: bool) -> dict[str, Any]:
+def _arguments(actor: Actor, settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """What both of TRL's configurations share."""
     return {
-        "output_dir": str(folder),
+        **shared_arguments(actor, settings, folder),
         "per_device_train_batch_size": ROWS,
         "num_train_epochs": settings.preference_epochs,
         "learning_rate": settings.preference_learning_rate,
         "beta": settings.beta,
-        "max_grad_norm": settings.max_grad_norm,
         "max_length": None,
         "lr_scheduler_type": "linear",
         "warmup_steps": 4,
         "logging_steps": 5,
-        "save_strategy": "no",
-        "report_to": list(settings.report_to),
-        "seed": settings.seed,
-        "bf16": bf16,
-        "activation_checkpointing": False,
-        "use_cpu": cpu,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": not cpu,
     }
 
 
@@ -108,7 +86,7 @@ def train_kto(
             f"KTO needs at least {LEAST} good and bad replies together, both kinds; the training "
             f"part has {good} good and {len(rows) - good} bad: rate more replies"
         )
-    arguments = _arguments(settings, folder, actor.autocast_dtype is not None, _on_cpu(actor))
+    arguments = _arguments(actor, settings, folder)
     # Weights that even out unequal numbers of good and bad replies (the paper's section 4.2).
     config = KTOConfig(
         **arguments,
@@ -120,9 +98,9 @@ def train_kto(
         args=config,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=policy.tokenizer,
-        callbacks=[_Log(log)],
+        callbacks=[LogCallback(log)],
     )
-    _run(trainer)
+    run_quietly(trainer)
 
 
 def train_dpo(
@@ -153,22 +131,9 @@ def train_dpo(
         )
     trainer = _IdsDPOTrainer(
         model=actor.policy,
-        args=DPOConfig(
-            **_arguments(settings, folder, actor.autocast_dtype is not None, _on_cpu(actor))
-        ),
+        args=DPOConfig(**_arguments(actor, settings, folder)),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=policy.tokenizer,
-        callbacks=[_Log(log)],
+        callbacks=[LogCallback(log)],
     )
-    _run(trainer)
-
-
-def _run(trainer: Any) -> None:
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    trainer.train()
-    trainer.model.eval()
-
-
-def _on_cpu(actor: Actor) -> bool:
-    return actor.device.type == "cpu"
+    run_quietly(trainer)

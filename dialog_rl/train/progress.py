@@ -15,7 +15,7 @@ Progress = Callable[[str, float, str], None]
 BAR = "{desc:<8} {percentage:3.0f}%|{bar:24}| {elapsed} {postfix}"
 _SPANS = {"snapshot": (0.0, 0.03), "reward": (0.03, 0.13), "sft": (0.13, 0.2), "gate": (0.85, 1.0)}
 _LEARN = (0.2, 0.85)
-"""Span of ppo, kto or dpo."""
+"""Span of ppo, grpo, rloo, kto or dpo."""
 PLOT_EVERY = 5
 """Updates between two drawings of the plots."""
 

@@ -18,6 +18,7 @@ from dialog_rl.feedback import FeedbackEvent
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.runs import list_runs
 from dialog_rl.store import FeedbackStore
+from dialog_rl.train import standings
 from dialog_rl.train.pipeline import train
 from tests.fakes import save_tiny_model
 
@@ -171,15 +172,52 @@ def test_the_test_conversations_are_never_trained_on(tmp_path, model):
     assert not held_out & set(info.lineage["trained_on"])
 
 
-@pytest.mark.parametrize("algo", ["kto", "dpo", "sft"])
+@pytest.mark.parametrize("algo", ["grpo", "rloo", "kto", "dpo", "sft"])
 def test_the_siblings_run_on_the_same_rails(tmp_path, model, algo):
     fill(tmp_path, conversations=80)
     result = run(tmp_path, model, algo=algo)
     assert result.version is not None
     assert result.verdict is not None
     records = [json.loads(x) for x in (result.folder / "metrics.jsonl").read_text().splitlines()]
-    assert {r["stage"] for r in records} == {algo}
+    assert {r["stage"] for r in records} - {"sft"} == {algo} - {"sft"}
     assert not list(result.folder.rglob("*.pt*")) + list(result.folder.rglob("*.bin"))
+
+
+def test_algorithms_are_compared_on_the_same_ratings_and_none_is_promoted(tmp_path, model):
+    fill(tmp_path, conversations=24)
+    torch.set_num_threads(1)
+    found = standings.compare(
+        ["sft", "grpo", "dpo"],
+        TrainSettings(**SMALL),
+        tmp_path,
+        model_name_or_path=model,
+        show_progress=False,
+        gate=QUICK,
+    )
+    by_algo = {s.algo: s for s in found}
+    assert set(by_algo) == {"sft", "grpo", "dpo"}
+    assert by_algo["dpo"].result is None
+    assert "DPO needs at least 16 votes and corrections" in by_algo["dpo"].message
+    split = {
+        algo: json.loads((by_algo[algo].result.folder / "data.json").read_text())["test"]
+        for algo in ("sft", "grpo")
+    }
+    assert split["sft"] == split["grpo"]
+    assert AdapterRegistry(tmp_path).current() == "base"
+    order = [(s.ship, s.preferred()) for s in found]
+    assert order == sorted(order, reverse=True)
+    lines = standings.table(found).splitlines()
+    assert lines[0].split() == list(standings.COLUMNS)
+    assert [line.split()[0] for line in lines[1:4]] == [s.algo for s in found]
+    assert lines[4].startswith("dpo: DPO needs")
+    assert (by_algo["grpo"].result.folder / "plots" / "reward.png").is_file()
+
+
+def test_a_comparison_without_feedback_says_what_is_missing(tmp_path, model):
+    with pytest.raises(NotEnoughFeedback, match="needs"):
+        standings.compare(
+            ["ppo", "kto"], TrainSettings(**SMALL), tmp_path, model_name_or_path=model
+        )
 
 
 def test_training_starts_from_the_adapter_in_service(tmp_path, model):

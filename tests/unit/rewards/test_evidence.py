@@ -1,5 +1,8 @@
 """Judgements as arrays: derivatives, folds, agreement, and quick fits against the slow ones."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -24,6 +27,67 @@ def test_derivatives_by_hand_are_those_of_autograd_for_every_signal():
     got_slope, got_curve = rating.derivatives(evidence, latent.detach())
     assert torch.allclose(got_slope, slope.detach(), atol=1e-10)
     assert torch.allclose(got_curve, curve, atol=1e-10)
+
+
+def test_derivatives_hold_for_raters_of_any_trust():
+    js = [replace(j, rater=f"p{k % 4}") for k, j in enumerate(rate(brief, 60))]
+    evidence = gather(js)
+    torch.manual_seed(0)
+    rating = RatingModel.neutral(evidence, trust=True)
+    rating.trust = torch.tensor([1.0, -0.7, 0.3, 2.0]).double()
+    latent = torch.randn(60).double().requires_grad_()
+    loss = rating.nll(evidence, latent, torch.zeros(60).double()).sum()
+    (slope,) = torch.autograd.grad(loss, latent, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), latent)
+    got_slope, got_curve = rating.derivatives(evidence, latent.detach())
+    assert torch.allclose(got_slope, slope.detach(), atol=1e-10)
+    assert torch.allclose(got_curve, curve, atol=1e-7)
+
+
+def test_the_gradient_by_trust_is_that_of_finite_differences():
+    js = [replace(j, rater=f"p{k % 3}") for k, j in enumerate(rate(brief, 60))]
+    evidence = gather(js)
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 60).double()
+    rating = RatingModel.neutral(evidence, trust=True)
+    rating.trust = torch.tensor([0.9, -0.4, 0.1]).double().requires_grad_()
+
+    def total():
+        return rating.nll(evidence, first, second).sum() + rating.penalty()
+
+    (slope,) = torch.autograd.grad(total(), rating.trust)
+    base, step = rating.trust.detach(), 1e-6
+    for rater in range(3):
+        ends = []
+        for way in (step, -step):
+            rating.trust = base.clone()
+            rating.trust[rater] += way
+            ends.append(float(total()))
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope[rater]), rel=1e-6)
+
+
+def test_trust_multiplies_the_score_of_its_rater():
+    # A thumb up at score log 3: trusted 3/4, at random 1/2, the wrong way round 1/4.
+    prompt = ({"role": "user", "content": "hello"},)
+    evidence = gather(
+        [
+            Judgement(signal="thumb", prompt=prompt, completion="a", value=1.0, rater=r, group="g")
+            for r in ("ann", "coin", "troll")
+        ]
+    )
+    rating = RatingModel.neutral(evidence, trust=True)
+    assert rating.trust.tolist() == [1.0, 1.0, 1.0] and float(rating.penalty()) == 0.0
+    rating.trust = torch.tensor([1.0, 0.0, -1.0]).double()
+    scores = torch.full((3,), math.log(3)).double()
+    likely = torch.exp(-rating.nll(evidence, scores, scores))
+    assert likely.tolist() == pytest.approx([0.75, 0.5, 0.25])
+    # N(1, 0.5): one and two away from 1 are two and four deviations: 2 + 8 nats.
+    assert float(rating.penalty()) == pytest.approx(10.0)
+
+
+def test_of_two_raters_nobody_can_say_who_is_right():
+    js = [replace(j, rater=f"p{k % 2}") for k, j in enumerate(rate(brief, 10))]
+    assert len(RatingModel.neutral(gather(js), trust=True).trust) == 0
 
 
 def _blocks(evidence):
@@ -91,8 +155,8 @@ def test_cross_validation_finds_the_feature_that_matters():
     blocks = _blocks(evidence)
     rating = RatingModel.neutral(evidence)
     parts, rows = kernels(blocks, evidence), folds(evidence.groups, 4, 0)
-    good = held_out(lambda _: combine(parts, {"a": 1.0}), evidence, rating, rows)
-    useless = held_out(lambda _: combine(parts, {"b": 1.0}), evidence, rating, rows)
+    good = held_out(lambda _: (combine(parts, {"a": 1.0}), rating), evidence, rows)
+    useless = held_out(lambda _: (combine(parts, {"b": 1.0}), rating), evidence, rows)
     assert good.nll < useless.nll
     assert ranking(evidence, good).value > 0.7
 

@@ -1,0 +1,429 @@
+"""One PPO update beside TRL's own `PPOTrainer`: seconds, episodes per second and peak memory.
+
+    python -m benchmarks.ppo_engine [--shapes 10m bundled 135m] [--updates 6]
+
+Both sides get the same base (random weights; `bundled`: the bundled model and prompts of held-out
+dialogues), the same LoRA rank, prompts, batch, reply length and four epochs, and score each reply
+with a reward of the base's size. Each side runs in a process of its own, the sides take turns, the
+first update of each is left out. TRL runs unmodified, with the rollout batch that suits it best:
+the whole batch. `same` is our engine with LoRA on all layers in float32, `default` is the recipe of
+`dialog-rl train` (LoRA on the top half, arithmetic as measured to be faster). Memory is the peak of
+the process over what it held before the models were made. A ratio is between medians; its interval
+is that of the extreme updates.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import ResultRow, write_results
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<user>", "<assistant>")
+TEMPLATE = (
+    "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+EPOCHS, RANK, RATE = 4, 16, 1e-4
+SIDES = ("trl", "same", "default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What both sides are given."""
+
+    title: str
+    batch: int
+    response: int
+    micro: int
+    """TRL's micro-batch."""
+    prompt: int = 0
+    """Tokens of each prompt; 0: those of the held-out dialogues."""
+    config: dict[str, int] | None = None
+    """Of a random Llama; None is the bundled model."""
+    bars: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Least speed-up of `same` and of `default`, most share of the memory."""
+
+
+SHAPES = {
+    "10m": Shape(
+        title="10M parameters, V 8,192, 32 prompts of 64 + 64 tokens",
+        batch=32,
+        response=64,
+        micro=8,
+        prompt=64,
+        config={
+            "vocab_size": 8192,
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 9,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+        },
+        bars=(2.5, 6.0, 0.3),
+    ),
+    "135m": Shape(
+        title="SmolLM2-135M's shape, V 49,152, 8 prompts of 64 + 64 tokens",
+        batch=8,
+        response=64,
+        micro=8,
+        prompt=64,
+        config={
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+        },
+        bars=(2.5, 7.0, 0.2),
+    ),
+    "bundled": Shape(
+        title="bundled model, 32 prompts of held-out dialogues, up to 96 tokens",
+        batch=32,
+        response=96,
+        micro=8,
+        bars=(0.0, 8.0, 0.0),
+    ),
+}
+
+
+def peak_mb() -> float:
+    """Largest resident size of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def word_tokenizer(size: int) -> Any:
+    """A tokenizer of `size` words with a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: n for n, word in enumerate([*SPECIAL, *(f"t{n}" for n in range(size))][:size])}
+    core = Tokenizer(models.WordLevel(words, unk_token="t0"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        padding_side="left",
+        chat_template=TEMPLATE,
+    )
+
+
+def base(shape: Shape) -> tuple[Any, Any]:
+    """The base model in float32 and its tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if shape.config is None:
+        from dialog_rl.policy import Policy
+
+        policy = Policy.load()
+        return policy.model, policy.tokenizer
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        **shape.config,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return LlamaForCausalLM(config), word_tokenizer(shape.config["vocab_size"])
+
+
+def prompts(shape: Shape, tokenizer: Any, count: int) -> list[Any]:
+    """The first `count` prompts, the same for every side."""
+    import torch
+
+    from dialog_rl.rollout import TrainingPrompt
+
+    if shape.config is not None:
+        rng = torch.Generator().manual_seed(1)
+        size = (count, shape.prompt)
+        rows = torch.randint(len(SPECIAL), shape.config["vocab_size"], size, generator=rng)
+        return [
+            TrainingPrompt(
+                messages=({"role": "user", "content": tokenizer.decode(row)},), ids=tuple(row)
+            )
+            for row in rows.tolist()
+        ]
+    from dialog_rl.bundled import heldout_dialogues
+    from reward_models.chat_template import render_ids
+
+    found = []
+    for dialogue in heldout_dialogues():
+        for n, message in enumerate(dialogue["messages"]):
+            if message["role"] == "user":
+                said = tuple(dialogue["messages"][: n + 1])
+                found.append(TrainingPrompt(messages=said, ids=tuple(render_ids(tokenizer, said))))
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
+    """Seconds of each update of TRL's trainer, and MB held before."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    before = peak_mb()
+    policy, tokenizer = base(shape)
+    policy.requires_grad_(True)
+    torch.manual_seed(0)
+    one = LlamaConfig(**{**policy.config.to_dict(), "num_labels": 1})
+    value, reward = (LlamaForSequenceClassification(one) for _ in range(2))
+    rows = [list(p.ids) for p in prompts(shape, tokenizer, shape.batch * updates)]
+    data = Dataset.from_dict({"input_ids": rows})
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = PPOTrainer(
+            args=PPOConfig(
+                output_dir=folder,
+                per_device_train_batch_size=shape.micro,
+                gradient_accumulation_steps=shape.batch // shape.micro,
+                num_mini_batches=1,
+                num_ppo_epochs=EPOCHS,
+                total_episodes=shape.batch * updates,
+                response_length=shape.response,
+                stop_token="eos" if shape.config is None else None,
+                local_rollout_forward_batch_size=shape.batch,
+                learning_rate=RATE,
+                temperature=0.7,
+                num_sample_generations=0,
+                report_to=[],
+                use_cpu=True,
+                bf16=False,
+                activation_checkpointing=False,
+                save_strategy="no",
+                eval_strategy="no",
+                disable_tqdm=True,
+            ),
+            processing_class=tokenizer,
+            model=policy,
+            ref_model=None,
+            reward_model=reward,
+            value_model=value,
+            train_dataset=data,
+            eval_dataset=data,
+            peft_config=LoraConfig(
+                r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+        )
+        stamps = [time.perf_counter()]
+        trainer.log = lambda *_, **__: stamps.append(time.perf_counter())
+        trainer.create_model_card = lambda *_, **__: None
+        stamps[0] = time.perf_counter()
+        trainer.train()
+    return [b - a for a, b in itertools.pairwise(stamps)], before
+
+
+def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:
+    """Seconds of each update of our trainer, and MB held before."""
+    from dialog_rl.config import TrainSettings
+    from dialog_rl.policy import Policy
+    from dialog_rl.train.actor import Actor
+    from dialog_rl.train.compute import autocast_dtype, choose_dtype
+    from dialog_rl.train.ppo import DialogPPOTrainer
+    from dialog_rl.train.reward import build_reward
+
+    before = peak_mb()
+    model, tokenizer = base(shape)
+    policy = Policy(model, tokenizer, name="benchmark")
+    settings = TrainSettings(
+        batch_size=shape.batch,
+        num_generations=1,
+        num_mini_batches=1,
+        num_ppo_epochs=EPOCHS,
+        total_episodes=shape.batch * updates,
+        response_length=shape.response,
+        learning_rate=RATE,
+        lora_r=RANK,
+        lora_layers="top_half" if default else "all",
+        dtype="auto" if default else "float32",
+        max_seconds=1e9,
+        save_steps=10**6,
+        max_kl=1e6,
+    )
+    chosen = choose_dtype(settings.dtype, policy.model)
+    asked = prompts(shape, tokenizer, shape.batch * updates)
+    sampling = settings.rollout_sampling()
+
+    def sampler(ids: Sequence[Sequence[int]], seeds: Sequence[int], module: Any) -> Any:
+        precision = "bfloat16" if chosen == "bfloat16" else "weights"
+        return policy.generate(ids, sampling, seeds, model=module, precision=precision)  # type: ignore[arg-type]
+
+    learned = fitted_reward(policy, asked)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = DialogPPOTrainer(
+            actor=Actor(
+                policy.model,
+                lora_r=RANK,
+                lora_layers=settings.lora_layers,
+                autocast_dtype=autocast_dtype(chosen),
+            ),
+            tokenizer=tokenizer,
+            prompts=asked,
+            sampler=sampler,
+            reward=build_reward(learned, settings),
+            settings=settings,
+            folder=Path(folder),
+        )
+        stamps = [time.perf_counter()]
+        log = trainer.log
+
+        def stamped(*args: Any, **kwargs: Any) -> None:
+            stamps.append(time.perf_counter())
+            log(*args, **kwargs)
+
+        trainer.log = stamped  # type: ignore[method-assign]
+        stamps[0] = time.perf_counter()
+        trainer.train()
+    return [b - a for a, b in itertools.pairwise(stamps)], before
+
+
+def fitted_reward(policy: Any, asked: Sequence[Any]) -> Any:
+    """A learned reward on the policy's own base, fitted on made-up thumbs."""
+    from reward_models.base import Judgement
+    from reward_models.encoder import Backbone
+    from reward_models.learned import LearnedReward
+
+    judgements = [
+        Judgement(
+            signal="thumb",
+            prompt=prompt.messages,
+            completion=" ".join(prompt.messages[-1]["content"].split()[: 4 + 3 * (n % 2)]),
+            value=float(n % 2),
+            rater="ann",
+            group=str(n),
+        )
+        for n, prompt in enumerate(asked[:64])
+    ]
+    backbone = Backbone(model=policy.model, tokenizer=policy.tokenizer, name=policy.base_id)
+    return LearnedReward.fit(judgements, backbone=backbone)[0]
+
+
+def one(side: str, name: str, updates: int) -> None:
+    """Run one side in this process and print its figures as JSON."""
+    import torch
+
+    torch.set_num_threads(2)
+    shape = SHAPES[name]
+    seconds, before = (
+        run_trl(shape, updates)
+        if side == "trl"
+        else run_ours(shape, updates, default=side == "default")
+    )
+    print(json.dumps({"seconds": seconds[1:], "mb": peak_mb() - before}))
+
+
+def measure(name: str, updates: int) -> list[ResultRow]:
+    """All sides of one shape, in turn."""
+    shape, found = SHAPES[name], {}
+    for side in SIDES:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.ppo_engine",
+                "--one",
+                side,
+                name,
+                "--updates",
+                str(updates),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        )
+        found[side] = json.loads(done.stdout.splitlines()[-1])
+        print(name, side, found[side], flush=True)
+    return rows(shape, name, found)
+
+
+def rows(shape: Shape, name: str, found: dict[str, dict[str, Any]]) -> list[ResultRow]:
+    """Seconds and MB of each side, and the ratios."""
+    command = f"python -m benchmarks.ppo_engine --shapes {name}"
+    made = []
+    for side in SIDES:
+        seconds = found[side]["seconds"]
+        made.append(
+            ResultRow(
+                figure=f"{shape.title}: {side}, seconds per update ({len(seconds)} updates)",
+                value=round(statistics.median(seconds), 3),
+                low=round(min(seconds), 3),
+                high=round(max(seconds), 3),
+                command=command,
+            )
+        )
+        made.append(
+            ResultRow(
+                figure=f"{shape.title}: {side}, peak memory, MB",
+                value=round(found[side]["mb"]),
+                command=command,
+            )
+        )
+    theirs = found["trl"]
+    for side, least in zip(SIDES[1:], shape.bars, strict=False):
+        ours = found[side]
+        ratio = statistics.median(theirs["seconds"]) / statistics.median(ours["seconds"])
+        made.append(
+            ResultRow(
+                figure=f"{shape.title}: episodes per second, {side} over TRL",
+                value=round(ratio, 2),
+                low=round(min(theirs["seconds"]) / max(ours["seconds"]), 2),
+                high=round(max(theirs["seconds"]) / min(ours["seconds"]), 2),
+                bar=f"at least {least:g}" if least else "",
+                met=ratio >= least if least else None,
+                command=command,
+            )
+        )
+    share, most = found["default"]["mb"] / theirs["mb"], shape.bars[2]
+    made.append(
+        ResultRow(
+            figure=f"{shape.title}: peak memory, default over TRL",
+            value=round(share, 3),
+            bar=f"at most {most:g}" if most else "",
+            met=share <= most if most else None,
+            command=command,
+        )
+    )
+    return made
+
+
+def main() -> None:
+    """Measure, print and publish."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--shapes", nargs="+", default=["10m", "bundled"], choices=list(SHAPES))
+    parser.add_argument(
+        "--updates", type=int, default=6, help="of each side; the first is left out"
+    )
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        one(*args.one, args.updates)
+        return
+    found = [row for name in args.shapes for row in measure(name, args.updates)]
+    for row in found:
+        print(f"{row.value:>8}  {row.bar:14} {row.figure}")
+    write_results("ppo_engine", found)
+
+
+if __name__ == "__main__":
+    main()

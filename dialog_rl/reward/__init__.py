@@ -1,0 +1,1 @@
+"""``dialog-rl reward``: fit, use and examine the learned reward without training a policy."""
