@@ -182,9 +182,8 @@ def train_group(
     needed = settings.batch_size // settings.num_generations
     rows = [{"prompt": [dict(m) for m in p.messages]} for p in prompts]
     rows *= -(-needed // len(rows))  # TRL leaves out a batch that is not full
-    trainer_class, config_class = {"grpo": (_GRPO, GRPOConfig), "rloo": (_RLOO, RLOOConfig)}[
-        settings.algo
-    ]
+    kinds: dict[str, Any] = {"grpo": (_GRPO, GRPOConfig), "rloo": (_RLOO, RLOOConfig)}
+    trainer_class, config_class = kinds[settings.algo]
     trainer = trainer_class(
         model=actor.policy,
         args=config_class(**_arguments(actor, settings, folder)),
