@@ -33,6 +33,7 @@ __all__ = [
     "labelled",
     "logged_prompts",
     "preferred",
+    "retries",
     "snapshot",
     "split_judgements",
     "without_reply",
@@ -68,6 +69,35 @@ def judgements(store: Readable) -> list[Judgement]:
     """
     with store.snapshot() as view:
         return list(_judge(view, _telling(view)))
+
+
+def retries(store: Readable) -> list[Judgement]:
+    """Return what counts now of retries: the new reply (``completion``) against the one before.
+
+    They have the form of a choice and are weaker: who asks again did not like the old reply and may
+    not have liked the new one either. Nothing is trained on them.
+    """
+    with store.snapshot() as view:
+        asked = [event for event in view.current_feedback() if event.kind == "retry"]
+        texts = view.texts(_replies_of(asked))
+        found = []
+        for event in asked:
+            if event.reply_id not in texts or event.other_reply_id not in texts:
+                continue
+            (old, prompt), (new, _) = texts[event.reply_id], texts[event.other_reply_id]
+            if old != new:
+                found.append(
+                    Judgement(
+                        signal="choice",
+                        prompt=tuple(json.loads(prompt)),
+                        completion=new,
+                        value=1.0,
+                        rater=event.rater,
+                        group=group_of(event.conversation_id),
+                        other=old,
+                    )
+                )
+        return found
 
 
 def without_reply(store: Readable) -> int:

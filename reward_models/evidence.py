@@ -220,6 +220,7 @@ class RatingModel:
                 nobody could tell which of two who disagree is right.
         """
         widest = max(evidence.levels, default=2)
+        differ = trust and len(set(evidence.rater.tolist())) >= LEAST_RATERS
         zeros = torch.zeros(len(evidence.levels), dtype=torch.float64)
         centre = torch.tensor([(k - 2) / 2 for k in evidence.levels], dtype=torch.float64)
         return cls(
@@ -228,10 +229,7 @@ class RatingModel:
             first_threshold=zeros - centre,
             gaps=torch.full((len(evidence.levels), max(0, widest - 2)), 0.5, dtype=torch.float64),
             log_tie=torch.tensor(-1.0, dtype=torch.float64),
-            trust=torch.ones(
-                len(evidence.raters) if trust and len(evidence.raters) >= LEAST_RATERS else 0,
-                dtype=torch.float64,
-            ),
+            trust=torch.ones(len(evidence.raters) if differ else 0, dtype=torch.float64),
         )
 
     def tensors(self) -> list[Tensor]:

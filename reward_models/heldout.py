@@ -82,7 +82,9 @@ def smaller(splits: Sequence[Split], evidence: Evidence, most: int, seed: int) -
     What a smaller cut holds is among what a larger one holds.
     """
     generator = torch.Generator().manual_seed(seed)
-    names = list(dict.fromkeys(evidence.groups))
+    # In the order of the judgements, and of those that anything is learned from only.
+    learned = sorted({row for split in splits for row in split.train.tolist()})
+    names = list(dict.fromkeys(evidence.groups[row] for row in learned))
     place = torch.randperm(len(names), generator=generator).tolist()
     rank = dict(zip(names, place, strict=True))
     cut = []

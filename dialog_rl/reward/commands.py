@@ -135,7 +135,9 @@ def report(
     prepared = prepare(
         ratings.judgements, backbone=load_backbone(backbone), settings=settings, progress=say
     )
-    test, name = None, "conversations"
+    test, retried, name = None, None, "conversations"
+    if held_out is None and ratings.retries:
+        retried = extended(prepared, ratings.judgements, ratings.retries)
     if held_out is not None:
         if not held_out.judgements:
             raise DataError(f"the files have no rating of the split {', '.join(test_splits)}")
@@ -144,6 +146,7 @@ def report(
     card = make_card(
         prepared,
         test=test,
+        retried=retried,
         source=ratings.source,
         held_out=name,
         notes=ratings.notes,

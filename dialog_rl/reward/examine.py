@@ -51,6 +51,7 @@ def make_card(
     prepared: Prepared,
     *,
     test: Prepared | None = None,
+    retried: Prepared | None = None,
     source: str,
     held_out: str = "conversations",
     notes: Sequence[str] = (),
@@ -62,31 +63,27 @@ def make_card(
         prepared: Judgements with their features.
         test: The same judgements and, after them, those of a test split, which are then held out;
             None cross-validates by conversation and by rater.
+        retried: The same judgements and, after them, retries as choices, which are predicted with
+            their conversations and never learned from; not together with ``test``.
         source: Where the judgements come from, in words.
         held_out: Name of what the first split holds out.
         notes: Sentences about how they were read.
         progress: Called with the share done and a few words.
     """
     began = time.perf_counter()
-    whole = test or prepared
-    evidence, settings = whole.evidence, whole.settings
     progress(0.1, "asking what PPO would ask")
     report = LearnedReward.of(prepared, began=began, progress=lambda share, text: None)[1]
     progress(0.3, "predicting what is held out")
-    if test is None:
-        splits = by_conversation(evidence, settings.folds, settings.seed)
-    else:
-        known, total = len(prepared.evidence.groups), len(evidence.groups)
-        splits = [Split(torch.arange(known), torch.arange(known, total))]
+    whole, splits, rows, asked_again = _held_out(prepared, test, retried)
+    evidence, seed = whole.evidence, whole.settings.seed
     judged = Judged.of(evidence, predict(whole, splits))
     progress(0.5, "predicting held-out raters")
     people, unpredicted = _by_raters(prepared) if test is None else (None, 0)
     progress(0.7, "drawing the learning curve")
-    curve = _learning_curve(whole, splits, judged)
+    curve = _learning_curve(whole, splits, judged, rows)
     progress(1.0, "done")
-    rows = judged.held()
     predicted, happened, weights = _events(judged, rows)
-    each = _by_rater(judged, rows, settings.seed)
+    each = _by_rater(judged, rows, seed)
     return ReportCard(
         accepted=report.beats_chance,
         verdict=verdict_of(report),
@@ -96,14 +93,14 @@ def make_card(
         counts=report.counts,
         raters=report.raters,
         conversations=report.groups,
-        overall=figure_of(judged, rows, "all ratings", seed=settings.seed),
+        overall=figure_of(judged, rows, "all ratings", seed=seed),
         by_raters=people,
-        by_signal=_by_signal(judged, rows, settings.seed),
+        by_signal=(*_by_signal(judged, rows, seed), *_of_retries(judged, asked_again, seed)),
         by_rater=each,
         rater_trust={f.name: t for f in each if (t := report.rater_trust.get(f.name)) is not None},
-        by_length=_by_length(judged, rows, settings.seed),
+        by_length=_by_length(judged, rows, seed),
         calibration_error=calibration_error(predicted, happened, weights, BINS),
-        calibration_error_by_luck=_luck(predicted, weights, settings.seed),
+        calibration_error_by_luck=_luck(predicted, weights, seed),
         calibration=_bins(predicted, happened, weights),
         learning_curve=curve,
         surprising=_surprising(judged, rows),
@@ -118,6 +115,23 @@ def make_card(
         ),
         seconds=time.perf_counter() - began,
     )
+
+
+def _held_out(
+    prepared: Prepared, test: Prepared | None, retried: Prepared | None
+) -> tuple[Prepared, list[Split], Ints, Ints]:
+    """Return what to predict from, the splits, the rows that count, and those of retries."""
+    known, nothing = len(prepared.evidence.groups), np.arange(0)
+    if test is not None:
+        total = len(test.evidence.groups)
+        split = Split(torch.arange(known), torch.arange(known, total))
+        return test, [split], np.arange(known, total), nothing
+    settings = prepared.settings
+    splits = by_conversation(prepared.evidence, settings.folds, settings.seed)
+    if retried is None:
+        return prepared, splits, np.arange(known), nothing
+    splits = _with_retries(splits, retried.evidence, known)
+    return retried, splits, np.arange(known), np.arange(known, len(retried.evidence.groups))
 
 
 def verdict_of(report: RewardReport) -> str:
@@ -157,6 +171,26 @@ def _by_signal(judged: Judged, rows: Ints, seed: int) -> tuple[Figure, ...]:
     return tuple(found)
 
 
+def _with_retries(splits: Sequence[Split], evidence: Evidence, known: int) -> list[Split]:
+    """Hold retries out with their conversation; those of a conversation nobody rated with any."""
+    home = {evidence.groups[row]: n for n, s in enumerate(splits) for row in s.held.tolist()}
+    places = [home.get(group, 0) for group in evidence.groups[known:]]
+    return [
+        Split(
+            split.train,
+            torch.tensor(
+                [*split.held.tolist(), *(known + k for k, p in enumerate(places) if p == n)]
+            ),
+        )
+        for n, split in enumerate(splits)
+    ]
+
+
+def _of_retries(judged: Judged, rows: Ints, seed: int) -> tuple[Figure, ...]:
+    """How often the reply that was asked for scores higher than the one it replaced."""
+    return (figure_of(judged, rows, "retry, not learned from", seed=seed),) if rows.size else ()
+
+
 def _by_rater(judged: Judged, rows: Ints, seed: int) -> tuple[Figure, ...]:
     """One line per rater with enough ratings, most ratings first."""
     rater = judged.evidence.rater.numpy()[rows]
@@ -187,7 +221,7 @@ def _by_length(judged: Judged, rows: Ints, seed: int) -> tuple[Figure, ...]:
 
 
 def _learning_curve(
-    prepared: Prepared, splits: Sequence[Split], judged: Judged
+    prepared: Prepared, splits: Sequence[Split], judged: Judged, rows: Ints
 ) -> tuple[Figure, ...]:
     """Agreement when less is learned from; the last point is the whole training part."""
     evidence, seed = prepared.evidence, prepared.settings.seed
@@ -196,9 +230,9 @@ def _learning_curve(
     while size < 0.75 * whole:
         fewer = predict(prepared, smaller(splits, evidence, size, seed))
         part = Judged.of(evidence, fewer)
-        found.append(figure_of(part, part.held(), str(size), seed=seed))
+        found.append(figure_of(part, rows, str(size), seed=seed))
         size *= 2
-    return (*found, figure_of(judged, judged.held(), str(whole), seed=seed))
+    return (*found, figure_of(judged, rows, str(whole), seed=seed))
 
 
 def _events(judged: Judged, rows: Ints) -> tuple[Array, Array, Array]:

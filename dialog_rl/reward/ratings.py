@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dialog_rl.corpus import import_file, judgements, without_reply
+from dialog_rl.corpus import import_file, judgements, retries, without_reply
 from dialog_rl.store import FeedbackStore
 from reward_models.base import Judgement
 from reward_models.oddities import counted
@@ -22,6 +22,8 @@ class Ratings:
     judgements: tuple[Judgement, ...]
     source: str
     """Where they come from, in words."""
+    retries: tuple[Judgement, ...] = ()
+    """The reply asked for again against the one before; looked at, never learned from."""
     refused: tuple[str, ...] = ()
     """``file:line: reason`` of every line that could not be used."""
     notes: tuple[str, ...] = field(default=())
@@ -39,17 +41,19 @@ def store_ratings(home: Path) -> Ratings:
     """
     path = home / "feedback.db"
     with FeedbackStore(path) as store, store.snapshot() as view:
-        found, gone, retries = judgements(view), without_reply(view), view.counts()["retry"]
+        found, again, gone = judgements(view), retries(view), without_reply(view)
     notes = []
     if gone:
         notes.append(
             f"{counted(gone, 'rating')} {'is' if gone == 1 else 'are'} about replies that were "
             "deleted from the store since; there is nothing left to learn from them."
         )
-    if retries:
-        often = "once" if retries == 1 else f"{retries:,} times"
-        notes.append(f"Somebody asked for another reply {often}: not learned from yet.")
-    return Ratings(judgements=tuple(found), source=f"the store {path}", notes=tuple(notes))
+    return Ratings(
+        judgements=tuple(found),
+        retries=tuple(again),
+        source=f"the store {path}",
+        notes=tuple(notes),
+    )
 
 
 def file_ratings(files: Sequence[Path], splits: Sequence[str] = ()) -> Ratings:
@@ -71,13 +75,14 @@ def file_ratings(files: Sequence[Path], splits: Sequence[str] = ()) -> Ratings:
             for split in splits or (None,):
                 report = import_file(store, path, split=split)
                 refused |= {f"{path}:{bad.line}: {bad.reason}": None for bad in report.bad}
-        found = judgements(store)
+        found, again = judgements(store), retries(store)
     of = f" ({', '.join(splits)})" if splits else ""
     notes = []
     if refused:
         notes.append(f"{counted(len(refused), 'line')} of the files could not be read.")
     return Ratings(
         judgements=tuple(found),
+        retries=tuple(again),
         source=f"{', '.join(str(path) for path in files)}{of}",
         refused=tuple(refused),
         notes=tuple(notes),

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from dialog_rl.cli import main
+from dialog_rl.store import FeedbackStore
 from reward_models.base import Judgement
 from tests.reward_lines import PLAIN, write_lines
-from tests.store_values import shared_data
+from tests.store_values import event, reply, shared_data, with_replies
 from tests.unit.rewards.taste import brief, rate
 
 EVIL = '<script>alert("x")</script> & "quotes"'
@@ -160,6 +161,34 @@ def test_a_given_test_split_is_predicted_and_a_scale_only_it_has_is_named(
     assert main(["reward", "report", str(train), *nothing, *PLAIN]) == 1
     assert capsys.readouterr().err == "dialog-rl: the files have no rating of the split final\n"
     assert main(["reward", "report", str(train), "--test_split", "test"]) == 3
+
+
+def test_retries_are_shown_and_not_learned_from(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "rated.jsonl", rate(brief, 60))
+    flags = ["--home", str(tmp_path), *PLAIN]
+    assert main(["import", "--home", str(tmp_path), str(file)]) == 0
+    assert main(["reward", "report", *flags]) == 0
+    page = tmp_path / "reward_report" / "report.json"
+    before = json.loads(page.read_text())
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        with_replies(store)
+        for k in range(4):  # a long reply, asked for again, and a short one came
+            old = reply(
+                f"old {k}", text="You could walk around the harbour for a while. " * (k + 2)
+            )
+            store.add_reply(old)
+            store.add_reply(reply(f"new {k}", text=f"Yes, number {k}."))
+            again = {"reply_id": f"old {k}", "other_reply_id": f"new {k}", "rater": f"guest {k}"}
+            store.add_event(event(f"e{k}", "retry", **again))
+    assert main(["reward", "report", *flags]) == 0
+    after = json.loads(page.read_text())
+    *rated, retry = after["by_signal"]
+    assert retry["name"] == "retry, not learned from"
+    assert (retry["measure"], retry["value"], retry["ratings"]) == ("accuracy", 1.0, 4)
+    for name in ("overall", "by_raters", "by_length", "learning_curve"):
+        assert after[name] == before[name], name
+    assert rated == before["by_signal"]
+    assert after["calibration_error"] == pytest.approx(before["calibration_error"], abs=1e-4)
 
 
 def test_too_little_to_examine_is_one_line(
