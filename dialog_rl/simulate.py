@@ -2,8 +2,8 @@
 
 Many conversations run at once and all of them are answered in one decode batch. A user costs less
 than a millisecond a turn, so the model is never kept waiting. Every reply's sampling seed follows
-from the conversation's seed and the turn: the same seeds give the same conversations, whatever the
-size of the batch.
+from the conversation's seed and the turn, so the same seeds give the same conversations, and in
+float32 the size of the batch makes no difference.
 """
 
 import json

@@ -231,9 +231,9 @@ class AgendaUser:
                 continue
             right = subject.fields[field]
             if right in heard.values:
-                if self.focus is None and not self._choose(subject):
-                    return False
-                if self.focus is None:  # thought again
+                if self.focus is None:
+                    self._choose(subject)
+                if self.focus is None:  # the user thought again
                     return True
                 self.answers[field], helped = right, True
             elif field in self._asked and self.focus is not None and _wrong(right, heard):

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dialog_rl.envs import RewardWeights
+
 
 def test_the_bundled_model_serves_simulated_users_the_same_way_twice(tmp_path: Path) -> None:
     def run(name: str) -> list[str]:
         folder = tmp_path / name
-        flags = f"--conversations 6 --split train --max_turns 6 --num_threads 1 --home {tmp_path}"
+        flags = f"--conversations 12 --split train --max_turns 6 --num_threads 1 --home {tmp_path}"
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "dialog_rl", "simulate", *flags.split()),
@@ -29,5 +31,5 @@ def test_the_bundled_model_serves_simulated_users_the_same_way_twice(tmp_path: P
     assert first == run("second")
     records = [json.loads(line) for line in first]
     assert {r["version"] for r in records} == {"base"}
-    # It names listed places; a model that only babbles helps nobody.
-    assert any(step["helped"] for r in records for step in r["steps"])
+    # Every cheat of tests/unit/envs/test_dialog_env.py earns less than this in every conversation.
+    assert sum(r["return"] for r in records) / len(records) > RewardWeights().failure

@@ -8,6 +8,8 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dialog_rl.envs import DialogActEnv, DialogEnv, RewardWeights, load_domain
 from dialog_rl.envs.acts import Belief, realise, scripted_act
@@ -192,6 +194,38 @@ def test_an_act_that_means_nothing_is_a_question_what_to_do() -> None:
     names = [act.name for act in env.acts]
     for action in (names.index("tell"), names.index("confirm")):
         assert env.step(np.int64(action))[4]["reply"] == "What can I do for you?"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    replies=st.lists(
+        st.one_of(
+            st.text(max_size=80),
+            st.sampled_from(
+                ["It is booked.", "No.", "Which area?", "Shall I book a table?", "How many?"]
+            ),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_whatever_is_said_the_user_answers_and_leaves_in_time(
+    seed: int, replies: list[str]
+) -> None:
+    env = FUZZED
+    observation, _ = env.reset(seed=seed)
+    over, turns, patience = False, 0, env.user.patience
+    while not over:
+        observation, _, over, truncated, _ = env.step(replies[turns % len(replies)])
+        turns += 1
+        assert observation in env.observation_space
+        assert env.user.patience <= patience
+        assert not truncated  # patience ends before the limit on turns
+    assert env.messages[-1]["content"]
+
+
+FUZZED = DialogEnv(split="test")
 
 
 def test_wrong_arguments_and_replies_are_refused_in_words() -> None:
