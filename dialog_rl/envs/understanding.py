@@ -97,7 +97,7 @@ def understand(
     text = folded(reply)
     found = _found(text, (v for e in catalogue.entries for v in e.fields.values()))
     details = _found(text, (v for values in domain.details.values() for v in values))
-    named = _named(found, catalogue)
+    named = _named(found, catalogue, kind, details)
     questions = [folded(s) for s in sentences(reply) if "?" in s]
     statements = [folded(s) for s in sentences(reply) if "?" not in s]
     stated = claims(reply)
@@ -122,11 +122,18 @@ def understand(
     )
 
 
-def _named(found: dict[str, int], catalogue: Catalogue) -> tuple[Entry, ...]:
+def _named(
+    found: dict[str, int], catalogue: Catalogue, kind: str, details: dict[str, int]
+) -> tuple[Entry, ...]:
+    """Find the entries that are named; a table at 19:00 names no train that leaves then."""
     places: list[tuple[int, int]] = []
     for number, entry in enumerate(catalogue.entries):
         names = [entry.fields[f] for f in catalogue.kinds[entry.kind].named_by]
-        at = [found[name] for name in names if name in found]
+        at = [
+            found[name]
+            for name in names
+            if name in found and (entry.kind == kind or name not in details)
+        ]
         if at:
             places.append((min(at), number))
     return tuple(catalogue.entries[number] for _, number in sorted(places))

@@ -1,5 +1,6 @@
 """A reply means what its words say about the catalogue."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,25 @@ def hear(concierge: Domain, catalogue: Catalogue) -> Any:
 
 def test_places_are_found_in_the_order_of_the_reply_whatever_the_case(hear: Any) -> None:
     assert hear("Try the silver heron, or GOLDEN FERN.").named == (HERON, FERN)
+
+
+def test_a_table_at_19_00_does_not_name_the_train_that_leaves_then(
+    concierge: Domain, catalogue: Catalogue
+) -> None:
+    train = Entry(
+        kind="train",
+        split="train",
+        fields={"area": "Norwood", "departs": "19:00", "arrives": "20:10", "cost": "23"},
+    )
+    both = replace(catalogue, entries=(*catalogue.entries, train))
+
+    def named(reply: str, kind: str) -> tuple[Entry, ...]:
+        return understand(
+            reply, domain=concierge, catalogue=both, kind=kind, messages=[], focus=None
+        ).named
+
+    assert named("At 19:00 a table at Golden Fern is booked.", "restaurant") == (FERN,)
+    assert named("It leaves at 19:00.", "train") == (train,)
 
 
 def test_a_part_of_a_name_names_nothing(hear: Any) -> None:
