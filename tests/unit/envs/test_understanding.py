@@ -1,10 +1,12 @@
 """A reply means what its words say about the catalogue."""
 
+import doctest
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from dialog_rl.envs import dialog_env, understanding, wording
 from dialog_rl.envs.domain import Domain, Entry
 from dialog_rl.envs.task import Catalogue
 from dialog_rl.envs.understanding import Heard, understand
@@ -111,6 +113,13 @@ def test_what_the_user_said_is_no_fact_of_another_place(hear: Any) -> None:
 
 def test_an_invented_number_is_counted(hear: Any) -> None:
     assert hear("Golden Fern, phone 9999.").invented == 1
+
+
+def test_the_examples_in_the_docstrings_hold() -> None:
+    for module in (understanding, wording, dialog_env):
+        tried = doctest.testmod(module)
+        assert tried.attempted > 0
+        assert tried.failed == 0
 
 
 def test_rudeness_is_noticed(hear: Any) -> None:
