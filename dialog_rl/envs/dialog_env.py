@@ -20,11 +20,20 @@ MAX_OBSERVATION_CHARS = 400_000
 
 
 class ChatText(Text):
-    """Any text up to a length; samples are drawn from ASCII."""
+    """Any text up to a length; samples are drawn from ASCII.
+
+    It cannot be flattened, as ``Text`` can: its characters have no list. ``AsyncVectorEnv``
+    therefore needs ``shared_memory=False``.
+    """
 
     def __init__(self, max_length: int) -> None:
         printable = "".join(map(chr, range(32, 127)))
         super().__init__(max_length, min_length=0, charset=printable)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Whether it has a flat form; it has none."""
+        return False
 
     def contains(self, x: Any) -> bool:
         """Tell whether x is text that is not too long; every character is allowed."""

@@ -19,7 +19,7 @@ ENDED = {
 
 def figure(interval: Interval) -> str:
     """Return a figure with its interval as text: ``0.42 (0.33 to 0.51)``."""
-    text = f"{interval.value:.3f}"
+    text = f"{round(interval.value, 3) + 0.0:.3f}"  # + 0.0 makes -0.0 a plain 0
     if math.isfinite(interval.low):
         text += f" ({interval.low:.3f} to {interval.high:.3f})"
     return text

@@ -54,8 +54,10 @@ def test_the_same_seed_gives_the_same_conversation_and_another_seed_another() ->
     assert (scripted(fresh, 5)[0], fresh.messages) == first
 
 
-def test_a_vector_of_conversations_runs_through_their_ends() -> None:
-    envs = gymnasium.make_vec(IDS[0], num_envs=3, vectorization_mode="sync")
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_vector_of_conversations_runs_through_their_ends(mode: str) -> None:
+    how = {"shared_memory": False} if mode == "async" else {}
+    envs = gymnasium.make_vec(IDS[0], num_envs=3, vectorization_mode=mode, vector_kwargs=how)
     observations, _ = envs.reset(seed=1)
     ends = 0
     for _ in range(12):

@@ -94,4 +94,5 @@ def test_the_page_escapes_what_was_said_and_shows_a_bounded_number() -> None:
     assert "&lt;script&gt;" in text
     assert text.count("<details>") == MOST_SHOWN
     assert f"the first {MOST_SHOWN}" in text
+    assert figure(Interval(-0.0001, float("nan"), float("nan"))) == "0.000"
     assert figure(Interval(0.25, 0.2, 0.3)) == "0.250 (0.200 to 0.300)"
