@@ -156,9 +156,18 @@ def simulate(
 ) -> None:
     """Let the model talk with simulated users and measure how often they get what they want."""
     settings = build(SimulateSettings, flags)
+    from tqdm import tqdm
+
     from dialog_rl.simulate import simulate as run_simulation
 
-    result = run_simulation(settings, home=home, model_name_or_path=model_name_or_path)
+    total = settings.conversations * max(1, len(settings.version))
+    with tqdm(total=total, unit="conversation", disable=None) as bar:  # silent unless a terminal
+        result = run_simulation(
+            settings,
+            home=home,
+            model_name_or_path=model_name_or_path,
+            ended=lambda episode: bar.update(),
+        )
     folder = output_dir or home / "simulations" / time.strftime("%Y%m%d-%H%M%S")
     result.write(folder)
     click.echo(result.summary())

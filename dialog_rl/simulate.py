@@ -86,10 +86,19 @@ def converse(
     *,
     batch_size: int,
     version: str,
+    ended: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
     """Hold one conversation for each seed, at most ``batch_size`` at once.
 
     A conversation that ends makes room for the next, so the batch stays full to the end.
+
+    Args:
+        agent: who answers.
+        make_env: makes the environment of one conversation.
+        seeds: of the conversations.
+        batch_size: most conversations at once.
+        version: what the agent is called.
+        ended: called with every conversation as it ends.
 
     Returns:
         The conversations, in the order of the seeds.
@@ -121,6 +130,8 @@ def converse(
             )
             if terminated or truncated:
                 done[seed] = _episode(version, seed, env, steps, info, cut_off=truncated)
+                if ended is not None:
+                    ended(done[seed])
             else:
                 going.append((seed, env, steps))
         live = going
@@ -224,7 +235,11 @@ def _plain(interval: Interval) -> dict[str, float | None]:
 
 
 def simulate(
-    settings: SimulateSettings, *, home: Path, model_name_or_path: str | None
+    settings: SimulateSettings,
+    *,
+    home: Path,
+    model_name_or_path: str | None,
+    ended: Callable[[Episode], None] | None = None,
 ) -> Simulation:
     """Let every version talk with the same simulated users.
 
@@ -232,6 +247,7 @@ def simulate(
         settings: who talks, with whom and how often.
         home: folder with the registry.
         model_name_or_path: base model; the bundled one if None.
+        ended: called with every conversation as it ends.
 
     Raises:
         DataError: the domain cannot be loaded, or its catalogue does not fit the model's context.
@@ -266,7 +282,12 @@ def simulate(
         else:
             agent = model_agent(manager, version)
         episodes[version] = converse(
-            agent, make_env, seeds, batch_size=settings.batch_size, version=version
+            agent,
+            make_env,
+            seeds,
+            batch_size=settings.batch_size,
+            version=version,
+            ended=ended,
         )
     return Simulation(
         settings=settings,

@@ -45,7 +45,11 @@ def test_conversations_that_end_make_room_for_the_next() -> None:
         sizes.append(len(envs))
         return agent(envs, seeds, turn)
 
-    episodes = converse(counted, DialogEnv, range(40), batch_size=8, version="scripted")
+    ended: list[Episode] = []
+    episodes = converse(
+        counted, DialogEnv, range(40), batch_size=8, version="scripted", ended=ended.append
+    )
+    assert sorted(e.seed for e in ended) == list(range(40))
     assert all(e.success for e in episodes)
     assert set(sizes[: len(sizes) // 2]) == {8}
     assert sum(sizes) == sum(len(e.steps) for e in episodes)
