@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from typing import Any
 import click
 
 from dialog_rl import __version__
-from dialog_rl.config import ALGOS, ChatSettings, GateSettings, TrainSettings, refuse_idle
+from dialog_rl.config import (
+    ALGOS,
+    ChatSettings,
+    GateSettings,
+    SimulateSettings,
+    TrainSettings,
+    refuse_idle,
+)
 from dialog_rl.errors import ConfigError, DialogRLError
 from dialog_rl.options import build, given, home_option, options
 from dialog_rl.reward.commands import reward
@@ -153,6 +161,42 @@ def evaluate(
     )
     click.echo(verdict.summary())
     return 0 if verdict.ship else EXIT_NO_SHIP
+
+
+@cli.command()
+@home_option
+@_model_option
+@click.option(
+    "--output_dir",
+    "--output-dir",
+    "output_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    show_default="a new folder in simulations/ of the home folder",
+    help="Folder for transcripts.jsonl, transcripts.html and measures.json.",
+)
+@options(SimulateSettings)
+def simulate(
+    home: Path, model_name_or_path: str | None, output_dir: Path | None, **flags: Any
+) -> None:
+    """Let the model talk with simulated users and measure how often they get what they want."""
+    settings = build(SimulateSettings, flags)
+    from tqdm import tqdm
+
+    from dialog_rl.simulate import simulate as run_simulation
+
+    total = settings.conversations * max(1, len(settings.version))
+    with tqdm(total=total, unit="conversation", disable=None) as bar:  # silent unless a terminal
+        result = run_simulation(
+            settings,
+            home=home,
+            model_name_or_path=model_name_or_path,
+            ended=lambda episode: bar.update(),
+        )
+    folder = output_dir or home / "simulations" / time.strftime("%Y%m%d-%H%M%S")
+    result.write(folder)
+    click.echo(result.summary())
+    click.echo(f"transcripts: {folder / 'transcripts.html'}")
 
 
 @cli.command("import")

@@ -104,6 +104,55 @@ class GateSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SimulateSettings:
+    """``dialog-rl simulate``: conversations with simulated users."""
+
+    version: tuple[str, ...] = ()
+    """Who answers: an adapter version, "base" (the model without an adapter) or "scripted" (a
+    hand-written agent that needs no model); the adapter in service if not given. Repeatable: all
+    meet the same users."""
+    domain: str = "concierge"
+    """What the users want: a domain that ships with the package, or a JSON file."""
+    split: Literal["train", "test"] = "test"
+    """Which of the users' phrasings and which names are used; the two sets are disjoint."""
+    conversations: int = 100
+    """Conversations for each version."""
+    batch_size: int = 32
+    """Conversations held at once, answered in one batch."""
+    max_turns: int = 20
+    """Replies after which a conversation is cut off."""
+    temperature: float = 0.7
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = 0.95
+    """Nucleus sampling: keep the likeliest tokens that together reach this probability."""
+    max_new_tokens: int = 96
+    """Longest reply, in tokens."""
+    num_threads: int | None = None
+    """CPU threads; all cores if not given."""
+    seed: int = 0
+    """Seed of the first conversation; the others count on from it."""
+
+    def __post_init__(self) -> None:
+        """Check names and ranges."""
+        _one_of("split", self.split, ("train", "test"))
+        _between("conversations", self.conversations, 1, 1_000_000)
+        _between("batch_size", self.batch_size, 1, 4096)
+        _between("max_turns", self.max_turns, 1, 1000)
+        _between("seed", self.seed, 0, 2**31)
+        if self.num_threads is not None:
+            _between("num_threads", self.num_threads, 1, 1024)
+        if repeated := {v for v in self.version if self.version.count(v) > 1}:
+            raise ConfigError(f"version {sorted(repeated)[0]!r} is given twice")
+        self.sampling()
+
+    def sampling(self) -> SamplingParams:
+        """How replies are sampled."""
+        return SamplingParams(
+            temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """``dialog-rl train``: from the ratings in the store to a judged adapter."""
 

@@ -14,7 +14,17 @@ from dialog_rl.cli import main
 from dialog_rl.errors import ConfigError
 from dialog_rl.options import build, field_docs, options
 
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "gradio", "sqlalchemy", "numpy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "gradio",
+    "sqlalchemy",
+    "numpy",
+    "gymnasium",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +46,16 @@ class Brew:
             raise ValueError(f"minutes must be at least 1, got {self.minutes}")
 
 
-def test_help_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("command", "flag"), [("train", "--total_episodes"), ("simulate", "--conversations")]
+)
+def test_help_loads_nothing_heavy(command: str, flag: str) -> None:
     code = (
-        "import sys; from dialog_rl.cli import main; main(['train', '--help']); "
+        f"import sys; from dialog_rl.cli import main; main(['{command}', '--help']); "
         f"print('loaded:', [m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--total_episodes" in done.stdout
+    assert flag in done.stdout
     assert done.stdout.rstrip().endswith("loaded: []")
 
 

@@ -44,6 +44,7 @@ def test_the_file_map_of_the_readme_covers_every_top_level_package() -> None:
     for folder in (
         "reward_models",
         "dialog_rl",
+        "dialog_rl/envs",
         "dialog_rl/train",
         "apps",
         "data",

@@ -1,0 +1,80 @@
+"""The page of a simulation: a table of measures and the conversations, standing alone."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+from dialog_rl.envs.measures import MEASURES, Episode
+from dialog_rl.evaluate import Interval
+from dialog_rl.verdict import CSS
+
+MOST_SHOWN = 50
+"""Conversations of each version in the page; the JSON Lines file has all."""
+ENDED = {
+    "content": "the user left content",
+    "gave_up": "the user gave up",
+    "cut_off": "cut off",
+}
+
+
+def figure(interval: Interval) -> str:
+    """Return a figure with its interval as text: ``0.42 (0.33 to 0.51)``."""
+    text = f"{round(interval.value, 3) + 0.0:.3f}"  # + 0.0 makes -0.0 a plain 0
+    if math.isfinite(interval.low):
+        text += f" ({interval.low:.3f} to {interval.high:.3f})"
+    return text
+
+
+def _table(measured: Mapping[str, Mapping[str, Interval]]) -> str:
+    head = "".join(f"<th>{html.escape(version)}" for version in measured)
+    rows = "".join(
+        f"<tr><td>{name}<small>{html.escape(meaning)}</small></td>"
+        + "".join(f"<td class=n>{figure(by_name[name])}</td>" for by_name in measured.values())
+        + "</tr>"
+        for name, meaning in MEASURES.items()
+    )
+    return f"<div class=scroll><table><tr><th>measure{head}</tr>{rows}</table></div>"
+
+
+def _conversation(episode: Episode) -> str:
+    mark = "<span class=ok>✓ success</span>" if episode.success else "<span class=bad>✗</span>"
+    failed = [check.replace("_", " ") for check, held in episode.checks.items() if not held]
+    goal = ", ".join(f"{k}: {v}" for k, v in episode.goal.items() if v)
+    said = "".join(
+        f"<div class=said><b>{html.escape(m['role'])}</b>{html.escape(m['content'])}</div>"
+        for m in episode.messages
+    )
+    why = f" · not: {html.escape(', '.join(failed))}" if failed else ""
+    return (
+        f"<details><summary>{mark} {html.escape(episode.version)}, seed {episode.seed}: "
+        f"{ENDED[episode.ended]}, {len(episode.steps)} replies, return "
+        f"{episode.total_reward:.2f}{why}</summary>"
+        f"<p class=soft>Goal: {html.escape(goal)}</p>{said}</details>"
+    )
+
+
+def page(
+    title: str,
+    measured: Mapping[str, Mapping[str, Interval]],
+    episodes: Sequence[Episode],
+) -> str:
+    """Return the page as HTML without script or network; everything that was said is escaped.
+
+    Args:
+        title: what was simulated.
+        measured: measures by version.
+        episodes: conversations of all versions.
+    """
+    shown = [e for v in measured for e in [e for e in episodes if e.version == v][:MOST_SHOWN]]
+    more = "" if len(shown) == len(episodes) else f" (the first {MOST_SHOWN} of each version)"
+    style = CSS + "details{margin:.4rem 0}summary{cursor:pointer}.said{margin:.4rem 0}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">"
+        f"<title>{html.escape(title)}</title><style>{style}</style></head><body><main>"
+        f"<h1>{html.escape(title)}</h1><h2>Measures, with 95 % intervals</h2>"
+        f"<div class=card>{_table(measured)}</div><h2>Conversations{more}</h2>"
+        f"{''.join(map(_conversation, shown))}</main></body></html>\n"
+    )

@@ -1,0 +1,353 @@
+"""A simulated user with an agenda (Schatzmann et al. 2007, "Agenda-Based User Simulation").
+
+The agenda is a stack of acts the user still means to say. It begins with the goal: ask for the
+thing, ask for each fact, book, say goodbye. What the assistant says pushes answers and objections
+on top and removes what is settled; then the top is popped and put into words. Here the acts of the
+goal stay on the stack until they are settled, so that what was ignored is asked again, and all
+answers to one reply are said in one turn.
+
+The user knows the catalogue, as the paper's user knows whether its constraints are met: a place
+that is not listed is no offer to it. A wrong fact about a listed place is believed, and the episode
+cannot succeed any more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dialog_rl.envs.domain import Check, Entry
+from dialog_rl.envs.task import Task, fits
+from dialog_rl.envs.understanding import Heard, understand
+from dialog_rl.envs.wording import Wording, draw_persona
+from reward_models.base import Message
+from reward_models.wording import NUMBER_WORDS
+
+MOST_NAMED = 2
+"""A reply that names more things than this offers none of them."""
+WRONG = "(wrong)"
+"""Stands for an answer that is not in the catalogue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """A dialogue act of the user."""
+
+    name: str
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserTurn:
+    """What the user says."""
+
+    text: str
+    acts: tuple[Act, ...]
+    heard: Heard | None
+    """How the reply before was understood; None in the first turn."""
+    helped: bool
+    """Whether that reply brought the user any further."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether the user has left."""
+        return self.acts[-1].name in ("bye", "give_up")
+
+
+class AgendaUser:
+    """One user with one task."""
+
+    def __init__(self, task: Task, rng: np.random.Generator) -> None:
+        self.task = task
+        self.persona = draw_persona(rng)
+        self._rng = rng
+        self._wording = Wording(task, self.persona, rng)
+        self.patience = self.persona.patience
+        self.conditions = dict(task.goal.conditions)
+        """What is wanted now, after changes of mind."""
+        self.told: set[str] = set()
+        """Conditions the user has said, or said not to have."""
+        self.focus: Entry | None = None
+        """The entry the user has settled on."""
+        self.answers: dict[str, str] = {}
+        self.booked: Entry | None = None
+        self.satisfied = False
+        """The user said goodbye with nothing left to ask."""
+        self.details_given = False
+        """The user has told the details of the booking."""
+        self._relaxed = self._changed = False
+        self._asked: set[str] = set()
+        self._pushed: list[Act] = []
+        self._agenda = self._goal_acts()
+
+    def _goal_acts(self) -> list[Act]:
+        goal = self.task.goal
+        acts = [Act(name="bye")]
+        acts += [Act(name="book")] if goal.booking is not None else []
+        acts += [Act(name="ask", fields=(field,)) for field in reversed(goal.requests)]
+        return [*acts, Act(name="request")]
+
+    def _settle(self, name: str, fields: Sequence[str] = ()) -> None:
+        self._agenda = [
+            a for a in self._agenda if a.name != name or (fields and a.fields[0] not in fields)
+        ]
+
+    def open(self) -> UserTurn:
+        """Say the first thing: the wish, or a part of it."""
+        fields, rng = list(self.conditions), self._rng
+        draw = rng.random()
+        count = (
+            len(fields) if draw < 0.6 else 0 if draw > 0.85 else int(rng.integers(len(fields) + 1))
+        )
+        kind = self.task.kind
+        required = {c.field for c in kind.conditions if c.required}
+        drawn = {fields[i] for i in rng.permutation(len(fields))[:count]} | required
+        self.told = {f for f in fields if f in drawn}
+        said = {f: v for f, v in self.conditions.items() if f in self.told}
+        text = self._wording.wish("request", said)
+        if rng.random() < 0.25:
+            text = f"{self._wording.say('greet', {})}{', ' if rng.random() < 0.7 else '! '}{text}"
+        return UserTurn(
+            text=self._wording.typed(text), acts=(Act(name="request"),), heard=None, helped=False
+        )
+
+    def hear(self, reply: str, messages: Sequence[Message]) -> UserTurn:
+        """React to a reply.
+
+        Args:
+            reply: what the assistant said.
+            messages: the conversation before it, system prompt first.
+        """
+        heard = understand(
+            reply,
+            domain=self.task.domain,
+            catalogue=self.task.catalogue,
+            kind=self.task.goal.kind,
+            messages=messages,
+            focus=self.focus,
+        )
+        self._pushed = []
+        steps = (self._offers, self._answered, self._booking, self._questions)
+        helped = any([step(heard) for step in steps])  # a list: every step is taken
+        self.patience -= (not helped) + heard.rude
+        if self.patience <= 0:
+            acts: tuple[Act, ...] = (Act(name="give_up"),)
+        else:
+            acts = tuple(self._pushed) or self._top()
+        self.satisfied = acts[-1].name == "bye"
+        text = " ".join(self._words(act, again=not helped) for act in acts)
+        text = self._mood(text, helped=helped, ends=acts[-1].name in ("bye", "give_up"))
+        return UserTurn(text=self._wording.typed(text), acts=acts, heard=heard, helped=helped)
+
+    def checks(self, grounding_errors: int) -> dict[Check, bool]:
+        """Test the goal; the domain says which of these make a success.
+
+        Args:
+            grounding_errors: wrong facts in the assistant's replies so far.
+        """
+        goal, focus = self.task.goal, self.focus
+        return {
+            "right_entry": focus is not None and fits(focus, self.conditions),
+            "right_answers": focus is not None
+            and all(self.answers.get(f) == focus.fields[f] for f in goal.requests),
+            "booked": goal.booking is None or (focus is not None and self.booked == focus),
+            "nothing_invented": grounding_errors == 0,
+        }
+
+    # -- how a reply changes the agenda; each says whether it brought the user further ------------
+
+    def _offers(self, heard: Heard) -> bool:
+        if self.focus is not None:
+            return False
+        named = [e for e in heard.named if e.kind == self.task.goal.kind]
+        if not named:
+            return self._refused() if heard.refused else False
+        if len(named) > MOST_NAMED:
+            self._pushed.append(Act(name="choose"))
+            return False
+        if not any(fits(e, self.conditions) for e in named) and not self._possible():
+            self._give_way()
+        for entry in named:
+            if fits(entry, self.conditions):
+                return self._choose(entry)
+        failed = [f for f, v in self.conditions.items() if named[0].fields[f] != v]
+        unsaid = tuple(f for f in failed if f not in self.told)
+        self._pushed.append(
+            Act(name="inform" if unsaid else "correct", fields=unsaid or tuple(failed))
+        )
+        return bool(unsaid)
+
+    def _possible(self) -> bool:
+        return bool(self.task.catalogue.match(self.task.goal.kind, self.conditions))
+
+    def _give_way(self) -> bool:
+        """Give up the condition that can be given up; False if it was never said, or is gone."""
+        field = self.task.goal.relax
+        if field is None or self._relaxed or field not in self.told:
+            return False
+        self._relaxed = True
+        del self.conditions[field]
+        return True
+
+    def _refused(self) -> bool:
+        """React to "there is none"."""
+        unsaid = tuple(f for f in self.conditions if f not in self.told)
+        if unsaid:
+            self._pushed.append(Act(name="inform", fields=unsaid))
+            return False
+        field = self.task.goal.relax
+        if not self._possible() and self._give_way():
+            assert field is not None
+            self._pushed.append(Act(name="relax", fields=(field,)))
+            return True
+        self._pushed.append(Act(name="insist"))
+        return False
+
+    def _choose(self, entry: Entry) -> bool:
+        """Settle on an entry, or think again."""
+        self.focus = entry
+        self._settle("request")
+        change = self.task.goal.change
+        if change is not None and not self._changed:
+            self._changed = True
+            self.conditions[change[0]] = change[1]
+            self.told.add(change[0])
+            self._pushed = [Act(name="change", fields=(change[0],))]
+            if not fits(entry, self.conditions):
+                self.focus = None
+                self._agenda = self._goal_acts()
+        return True
+
+    def _answered(self, heard: Heard) -> bool:
+        """Take in facts about the chosen entry, or about the only one that fits."""
+        fitting = self.task.catalogue.match(self.task.goal.kind, self.conditions)
+        subject = self.focus or (fitting[0] if len(fitting) == 1 else None)
+        others = [e for e in heard.named if e != subject]
+        if subject is None or others:
+            return False
+        helped = False
+        for field in self.task.goal.requests:
+            if field in self.answers:
+                continue
+            right = subject.fields[field]
+            if right in heard.values:
+                if self.focus is None:
+                    self._choose(subject)
+                if self.focus is None:  # the user thought again
+                    return True
+                self.answers[field], helped = right, True
+            elif field in self._asked and self.focus is not None and _wrong(right, heard):
+                self.answers[field], helped = WRONG, True
+        self._settle("ask", tuple(self.answers) or ("",))
+        return helped
+
+    def _booking(self, heard: Heard) -> bool:
+        if self.focus is None or self.booked is not None or self.task.goal.booking is None:
+            return False
+        if heard.booked and self.details_given:
+            if self._other_details(heard):
+                self._pushed.append(Act(name="details"))
+                return False
+            self.booked = heard.named[0] if heard.named else self.focus
+            self._settle("book")
+            return True
+        if not (heard.booked or heard.asks_details or heard.offers_booking):
+            return False
+        first = not self.details_given
+        if first or heard.asks_details:
+            self._pushed.append(Act(name="details"))
+        return first
+
+    def _other_details(self, heard: Heard) -> bool:
+        """Tell whether a confirmation gives another day, time or number than was asked for."""
+        for name, value in (self.task.goal.booking or {}).items():
+            said = {_number(v) for v in heard.details if v in self.task.domain.details[name]}
+            if said and _number(value) not in said:
+                return True
+        return False
+
+    def _questions(self, heard: Heard) -> bool:
+        """Answer questions about the wish while nothing is chosen and nothing else was said."""
+        if self.focus is not None or self._pushed:
+            return False
+        wanted = tuple(f for f in heard.asks if f in self.conditions)
+        unwanted = tuple(f for f in heard.asks if f not in self.conditions)
+        helped = any(f not in self.told for f in heard.asks)
+        if wanted:
+            self._pushed.append(Act(name="inform", fields=wanted))
+        elif unwanted:
+            self._pushed.append(Act(name="dont_care", fields=unwanted))
+        return helped
+
+    # -- what is said next -------------------------------------------------------------------------
+
+    def _top(self) -> tuple[Act, ...]:
+        """Return the top of the agenda; two questions may be asked at once."""
+        top = self._agenda[-1]
+        if top.name == "ask" and len(self._agenda) > 1 and self._agenda[-2].name == "ask":
+            both = top.fields[0] in self._asked or self._rng.random() < 0.3
+            if both:
+                return (Act(name="ask", fields=top.fields + self._agenda[-2].fields),)
+        return (top,)
+
+    def _words(self, act: Act, *, again: bool) -> str:
+        """Put one act into words and remember that it was said."""
+        wording = self._wording
+        if act.name in ("request", "insist", "choose"):
+            self.told |= set(self.conditions)
+            return wording.wish(
+                "request_again" if act.name == "request" else act.name, self.conditions
+            )
+        if act.name in ("inform", "correct", "change"):
+            self.told |= set(act.fields)
+            slot = wording.values({f: self.conditions[f] for f in act.fields})
+            return wording.say(act.name, {"slot": slot})
+        if act.name == "dont_care":
+            self.told |= set(act.fields)
+            return wording.say("dont_care", {})
+        if act.name == "relax":
+            return wording.say("relax", {"word": self.task.kind.condition(act.fields[0]).word})
+        if act.name == "ask":
+            asked_before = set(act.fields) <= self._asked
+            self._asked |= set(act.fields)
+            name = "ask_again" if again and asked_before else "ask"
+            return wording.say(name, {"detail": wording.detail(act.fields)})
+        if act.name == "details":
+            self.details_given = True
+            return wording.booking("give")
+        if act.name == "book":
+            return self._book_words(again=again)
+        return wording.say(act.name, {})
+
+    def _book_words(self, *, again: bool) -> str:
+        if again and "book" in self._asked:
+            if self.details_given:
+                return self._wording.say("book_again", {})
+            self.details_given = True
+            return self._wording.booking("full")
+        self._asked.add("book")
+        if self.details_given or self._rng.random() < 0.5:
+            self.details_given = True
+            return self._wording.booking("full")
+        return self._wording.booking("part")
+
+    def _mood(self, text: str, *, helped: bool, ends: bool) -> str:
+        """Let the user's mood colour what is said."""
+        if ends:
+            return text
+        if helped and self.persona.polite and self._rng.random() < 0.4:
+            return self._wording.say("polite", {}) + " " + text
+        if not helped and self.persona.cross and self._rng.random() < 0.5:
+            return self._wording.say("cross", {}) + " " + text
+        return text
+
+
+def _number(value: str) -> str:
+    """Write number words as digits: "two nights" is "2 nights"."""
+    return " ".join(NUMBER_WORDS.get(word, word) for word in value.split())
+
+
+def _wrong(right: str, heard: Heard) -> bool:
+    """Tell whether a reply without the right fact gives a wrong one in its place."""
+    alike = heard.numbers or not any(char.isdigit() for char in right)
+    return alike and heard.grounding_errors > 0

@@ -1,0 +1,297 @@
+"""What ``dialog-rl simulate`` does: let versions of the model talk with simulated users.
+
+Many conversations run at once and all of them are answered in one decode batch. A user costs less
+than a millisecond a turn, so the model is never kept waiting. Every reply's sampling seed follows
+from the conversation's seed and the turn, so the same seeds give the same conversations, and in
+float32 the size of the batch makes no difference.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dialog_rl.config import SimulateSettings
+from dialog_rl.conversation import BASE_VERSION
+from dialog_rl.durable import write_json, write_text
+from dialog_rl.envs.acts import Belief, realise, scripted_act
+from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
+from dialog_rl.envs.domain import load_domain
+from dialog_rl.envs.measures import Ending, Episode, Step, difference, measure
+from dialog_rl.envs.page import figure, page
+from dialog_rl.evaluate import Interval
+
+if TYPE_CHECKING:
+    from dialog_rl.manager import DialogManager
+
+SCRIPTED = "scripted"
+"""The version that is no model; see ``dialog_rl.envs.acts``."""
+_STRIDE = 1009
+"""Sampling seeds of one conversation lie this far from the next one's; above any ``max_turns``."""
+
+
+class Agent(Protocol):
+    """Answers several conversations at once."""
+
+    def __call__(
+        self, envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]
+    ) -> list[str]:
+        """Return a reply to each.
+
+        Args:
+            envs: conversations that wait for a reply.
+            seeds: the seed of each conversation.
+            turn: the number of replies each has had.
+        """
+        ...
+
+
+def model_agent(manager: "DialogManager", version: str) -> Agent:
+    """Return an agent that is a version of the model; replies are cut at ``MAX_REPLY_CHARS``."""
+
+    def reply(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
+        drafts = manager.reply_batch(
+            [env.messages for env in envs],
+            seeds=[seed * _STRIDE + t for seed, t in zip(seeds, turn, strict=True)],
+            version=version,
+        )
+        return [draft.generation.text[:MAX_REPLY_CHARS] for draft in drafts]
+
+    return reply
+
+
+def scripted_agent() -> Agent:
+    """Return the reference agent, which looks up what it is asked for and needs no model."""
+    beliefs: dict[int, Belief] = {}
+
+    def reply(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
+        texts = []
+        for env, seed, turns in zip(envs, seeds, turn, strict=True):
+            if turns == 0:
+                beliefs[seed] = Belief.of(env.user)
+            else:
+                beliefs[seed].hear(env.turn, env.user)
+            texts.append(realise(scripted_act(beliefs[seed]), beliefs[seed], env.domain))
+        return texts
+
+    return reply
+
+
+def converse(
+    agent: Agent,
+    make_env: Callable[[], DialogEnv],
+    seeds: Sequence[int],
+    *,
+    batch_size: int,
+    version: str,
+    ended: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """Hold one conversation for each seed, at most ``batch_size`` at once.
+
+    A conversation that ends makes room for the next, so the batch stays full to the end.
+
+    Args:
+        agent: who answers.
+        make_env: makes the environment of one conversation.
+        seeds: of the conversations.
+        batch_size: most conversations at once.
+        version: what the agent is called.
+        ended: called with every conversation as it ends.
+
+    Returns:
+        The conversations, in the order of the seeds.
+    """
+    waiting = list(reversed(seeds))
+    live: list[tuple[int, DialogEnv, list[Step]]] = []
+    done: dict[int, Episode] = {}
+    while waiting or live:
+        while waiting and len(live) < batch_size:
+            env = make_env()
+            env.reset(seed=waiting[-1])
+            live.append((waiting.pop(), env, []))
+        replies = agent(
+            [env for _, env, _ in live],
+            [seed for seed, _, _ in live],
+            [len(steps) for _, _, steps in live],
+        )
+        going = []
+        for (seed, env, steps), reply in zip(live, replies, strict=True):
+            _, _, terminated, truncated, info = env.step(reply)
+            steps.append(
+                Step(
+                    reply=reply,
+                    user_acts=info["user_acts"],
+                    helped=info["helped"],
+                    grounding_errors=info["grounding_errors"],
+                    reward_parts=info["reward_parts"],
+                )
+            )
+            if terminated or truncated:
+                done[seed] = _episode(version, seed, env, steps, info, cut_off=truncated)
+                if ended is not None:
+                    ended(done[seed])
+            else:
+                going.append((seed, env, steps))
+        live = going
+    return [done[seed] for seed in seeds]
+
+
+def _episode(
+    version: str,
+    seed: int,
+    env: DialogEnv,
+    steps: list[Step],
+    info: dict[str, Any],
+    *,
+    cut_off: bool,
+) -> Episode:
+    ended: Ending = "cut_off" if cut_off else "content" if env.user.satisfied else "gave_up"
+    return Episode(
+        version=version,
+        seed=seed,
+        goal=info["goal"],
+        slots=info["slots"],
+        checks=info["checks"],
+        success=info["success"],
+        ended=ended,
+        messages=tuple(env.messages),
+        steps=tuple(steps),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """The conversations of one or several versions with the same users."""
+
+    settings: SimulateSettings
+    base_id: str
+    """Identity of the base weights; empty if no model was used."""
+    episodes: dict[str, list[Episode]]
+    """By version."""
+    seconds: float
+
+    def measures(self) -> dict[str, dict[str, Interval]]:
+        """Return every measure by version and name."""
+        return {version: measure(episodes) for version, episodes in self.episodes.items()}
+
+    def gains(self) -> dict[str, Interval]:
+        """Success of every further version minus that of the first, paired by user."""
+        (_, first), *others = self.episodes.items()
+        return {version: difference(first, episodes) for version, episodes in others}
+
+    def summary(self) -> str:
+        """Return the table for a terminal."""
+        measured = self.measures()
+        rows = [["measure", *measured]]
+        rows += [
+            [name, *(figure(by_name[name]) for by_name in measured.values())]
+            for name in next(iter(measured.values()))
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        first = next(iter(self.episodes))
+        lines += [
+            f"success of {version} minus {first}: {figure(gain)}"
+            for version, gain in self.gains().items()
+        ]
+        replies = sum(len(e.steps) for episodes in self.episodes.values() for e in episodes)
+        lines.append(f"{replies} replies in {self.seconds:.1f} s")
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """Write transcripts.jsonl, measures.json and transcripts.html into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        everything = [e for episodes in self.episodes.values() for e in episodes]
+        lines = [
+            json.dumps({**asdict(e), "return": e.total_reward}, ensure_ascii=False)
+            for e in everything
+        ]
+        measured = self.measures()
+        write_text(folder / "transcripts.jsonl", "\n".join(lines) + "\n")
+        write_json(
+            folder / "measures.json",
+            {
+                "settings": asdict(self.settings),
+                "base_id": self.base_id,
+                "measures": {
+                    version: {name: _plain(i) for name, i in by_name.items()}
+                    for version, by_name in measured.items()
+                },
+                "success_gains": {version: _plain(i) for version, i in self.gains().items()},
+            },
+        )
+        title = f"Simulated users: {self.settings.domain}, {self.settings.split} split"
+        write_text(folder / "transcripts.html", page(title, measured, everything))
+
+
+def _plain(interval: Interval) -> dict[str, float | None]:
+    """An interval for JSON: NaN becomes null."""
+    return {k: v if v == v else None for k, v in asdict(interval).items()}
+
+
+def simulate(
+    settings: SimulateSettings,
+    *,
+    home: Path,
+    model_name_or_path: str | None,
+    ended: Callable[[Episode], None] | None = None,
+) -> Simulation:
+    """Let every version talk with the same simulated users.
+
+    Args:
+        settings: who talks, with whom and how often.
+        home: folder with the registry.
+        model_name_or_path: base model; the bundled one if None.
+        ended: called with every conversation as it ends.
+
+    Raises:
+        DataError: the domain cannot be loaded, or its catalogue does not fit the model's context.
+        RegistryError: there is no such version.
+        PolicyError: the model or an adapter cannot be loaded.
+    """
+    domain = load_domain(settings.domain)
+    from dialog_rl.registry import AdapterRegistry
+
+    registry = AdapterRegistry(home)
+    versions = settings.version or (registry.current(),)
+    folders = {v: registry.path(v) for v in versions if v not in (BASE_VERSION, SCRIPTED)}
+    manager = None
+    if any(version != SCRIPTED for version in versions):
+        from dialog_rl.manager import DialogManager
+        from dialog_rl.policy import Policy
+
+        policy = Policy.load(model_name_or_path, num_threads=settings.num_threads)
+        for version, folder in folders.items():
+            policy.add_version(version, folder)
+        manager = DialogManager(policy, params=settings.sampling())
+
+    def make_env() -> DialogEnv:
+        return DialogEnv(domain, split=settings.split, max_turns=settings.max_turns)
+
+    began = time.monotonic()
+    seeds = range(settings.seed, settings.seed + settings.conversations)
+    episodes = {}
+    for version in versions:
+        if manager is None or version == SCRIPTED:
+            agent = scripted_agent()
+        else:
+            agent = model_agent(manager, version)
+        episodes[version] = converse(
+            agent,
+            make_env,
+            seeds,
+            batch_size=settings.batch_size,
+            version=version,
+            ended=ended,
+        )
+    return Simulation(
+        settings=settings,
+        base_id="" if manager is None else manager.policy.base_id,
+        episodes=episodes,
+        seconds=time.monotonic() - began,
+    )
