@@ -41,35 +41,33 @@ class _Draws:
         return self._sampler(prompts, seeds, self._actor.decoder())
 
 
-def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]]
-) -> tuple[list[list[int]], None, dict[str, Any]]:
-    """Token ids as in chat, in the shape of TRL's ``_tokenize_prompts`` (no images, no fields)."""
-    return [render_ids(tokenizer, messages) for messages in prompts], None, {}
-
-
-class _GRPO(GRPOTrainer):  # type: ignore[misc]
-    """GRPO whose replies our decoder draws."""
+class _OurReplies:
+    """What a trainer of TRL's gets from us: the chat's prompt ids and our decoder's replies."""
 
     draws: _Draws
+    processing_class: PreTrainedTokenizerBase
 
-    def _tokenize_prompts(self, prompts: list[list[Message]]) -> Any:
-        return _prompt_ids(self.processing_class, prompts)
+    def _tokenize_prompts(self, prompts: Sequence[Sequence[Message]]) -> Any:
+        """Token ids as in chat; no images, no further fields."""
+        return [render_ids(self.processing_class, messages) for messages in prompts], None, {}
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
-        return [list(reply.ids) for reply in self.draws(prompt_ids)], None
-
-
-class _RLOO(RLOOTrainer):  # type: ignore[misc]
-    """RLOO whose replies our decoder draws."""
-
-    draws: _Draws
-
-    def _tokenize_prompts(self, prompts: list[list[Message]]) -> Any:
-        return _prompt_ids(self.processing_class, prompts)
-
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
+    def reply_ids(self, prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Token ids of one reply to each prompt."""
         return [list(reply.ids) for reply in self.draws(prompt_ids)]
+
+
+class _GRPO(_OurReplies, GRPOTrainer):  # type: ignore[misc]
+    """GRPO; it asks for log-probabilities too and takes None for "compute them"."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
+        return self.reply_ids(prompt_ids), None
+
+
+class _RLOO(_OurReplies, RLOOTrainer):  # type: ignore[misc]
+    """RLOO."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> Any:
+        return self.reply_ids(prompt_ids)
 
 
 class _Clock(TrainerCallback):
