@@ -16,15 +16,9 @@ from typing import Any
 import click
 
 from dialog_rl import __version__
-from dialog_rl.config import (
-    ALGOS,
-    ChatSettings,
-    GateSettings,
-    SimulateSettings,
-    TrainSettings,
-    refuse_idle,
-)
+from dialog_rl.config import ALGOS, ChatSettings, GateSettings, SimulateSettings, TrainSettings
 from dialog_rl.errors import ConfigError, DialogRLError
+from dialog_rl.idle_settings import refuse_idle
 from dialog_rl.options import build, given, home_option, options
 from dialog_rl.reward.commands import reward
 

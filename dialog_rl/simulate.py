@@ -10,12 +10,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dialog_rl.config import SimulateSettings
 from dialog_rl.conversation import BASE_VERSION
-from dialog_rl.durable import write_json, write_text
+from dialog_rl.display import columns
+from dialog_rl.durable import without_nan, write_json, write_text
 from dialog_rl.envs.acts import Belief, realise, scripted_act
 from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
 from dialog_rl.envs.domain import load_domain
@@ -172,10 +174,12 @@ class Simulation:
     """By version."""
     seconds: float
 
+    @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
-        """Return every measure by version and name."""
+        """Every measure by version and name."""
         return {version: measure(episodes) for version, episodes in self.episodes.items()}
 
+    @cached_property
     def gains(self) -> dict[str, Interval]:
         """Success of every further version minus that of the first, paired by user."""
         (_, first), *others = self.episodes.items()
@@ -183,21 +187,17 @@ class Simulation:
 
     def summary(self) -> str:
         """Return the table for a terminal."""
-        measured = self.measures()
+        measured = self.measures
         rows = [["measure", *measured]]
         rows += [
             [name, *(figure(by_name[name]) for by_name in measured.values())]
             for name in next(iter(measured.values()))
         ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines = columns(rows)
         first = next(iter(self.episodes))
         lines += [
             f"success of {version} minus {first}: {figure(gain)}"
-            for version, gain in self.gains().items()
+            for version, gain in self.gains.items()
         ]
         replies = sum(len(e.steps) for episodes in self.episodes.values() for e in episodes)
         lines.append(f"{replies} replies in {self.seconds:.1f} s")
@@ -211,27 +211,24 @@ class Simulation:
             json.dumps({**asdict(e), "return": e.total_reward}, ensure_ascii=False)
             for e in everything
         ]
-        measured = self.measures()
+        measured = self.measures
         write_text(folder / "transcripts.jsonl", "\n".join(lines) + "\n")
         write_json(
             folder / "measures.json",
             {
                 "settings": asdict(self.settings),
                 "base_id": self.base_id,
-                "measures": {
-                    version: {name: _plain(i) for name, i in by_name.items()}
-                    for version, by_name in measured.items()
-                },
-                "success_gains": {version: _plain(i) for version, i in self.gains().items()},
+                "measures": without_nan(
+                    {
+                        version: {name: asdict(i) for name, i in by_name.items()}
+                        for version, by_name in measured.items()
+                    }
+                ),
+                "success_gains": without_nan({v: asdict(i) for v, i in self.gains.items()}),
             },
         )
         title = f"Simulated users: {self.settings.domain}, {self.settings.split} split"
         write_text(folder / "transcripts.html", page(title, measured, everything))
-
-
-def _plain(interval: Interval) -> dict[str, float | None]:
-    """An interval for JSON: NaN becomes null."""
-    return {k: v if v == v else None for k, v in asdict(interval).items()}
 
 
 def simulate(

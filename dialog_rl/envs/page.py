@@ -4,9 +4,9 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
+from dialog_rl.display import document
 from dialog_rl.envs.measures import MEASURES, Episode
 from dialog_rl.evaluate import Interval
-from dialog_rl.verdict import CSS
 
 MOST_SHOWN = 50
 """Conversations of each version in the page; the JSON Lines file has all."""
@@ -67,14 +67,10 @@ def page(
     """
     shown = [e for v in measured for e in [e for e in episodes if e.version == v][:MOST_SHOWN]]
     more = "" if len(shown) == len(episodes) else f" (the first {MOST_SHOWN} of each version)"
-    style = CSS + "details{margin:.4rem 0}summary{cursor:pointer}.said{margin:.4rem 0}"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{html.escape(title)}</title><style>{style}</style></head><body><main>"
+    style = "details{margin:.4rem 0}summary{cursor:pointer}.said{margin:.4rem 0}"
+    body = (
         f"<h1>{html.escape(title)}</h1><h2>Measures, with 95 % intervals</h2>"
         f"<div class=card>{_table(measured)}</div><h2>Conversations{more}</h2>"
-        f"{''.join(map(_conversation, shown))}</main></body></html>\n"
+        f"{''.join(map(_conversation, shown))}"
     )
+    return document(title, body, style=style)

@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from dialog_rl.display import document
 from dialog_rl.durable import write_text
 from dialog_rl.reward.card import CalibrationBin, Figure, ReportCard, Surprise
-from dialog_rl.verdict import CSS, three_digits
+from dialog_rl.verdict import three_digits
 
 _W, _H, _LEFT, _BOTTOM = 420, 260, 46, 34
 """Size of a plot and of its margins for the axes, in pixels."""
@@ -33,12 +34,7 @@ def page(card: ReportCard) -> str:
     kind = "card banner ship" if card.accepted else "card banner"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in card.notes)
     seen = ", ".join(f"{n:,} {html.escape(name)}" for name, n in card.counts.items() if n)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>Reward model: {word}</title><style>{CSS}</style></head><body><main>"
+    body = (
         f'<div class="{kind}"><h1>{word}</h1><p>{html.escape(card.verdict)}</p>'
         f"{f'<ul>{notes}</ul>' if notes else ''}</div>"
         f"<h2>How often it agrees with ratings it has not seen</h2>"
@@ -49,9 +45,9 @@ def page(card: ReportCard) -> str:
         f"<p class=soft>From {html.escape(card.source)}: {seen}; raters: {card.raters:,}, "
         f"conversations: {card.conversations:,}. Read by {html.escape(card.backbone)}. Rated "
         f"replies have {card.mean_words:.1f} words on average; score and length correlate by "
-        f"{three_digits(card.length_correlation)}. Made in {card.seconds:.0f} s.</p></main></body>"
-        "</html>\n"
+        f"{three_digits(card.length_correlation)}. Made in {card.seconds:.0f} s.</p>"
     )
+    return document(f"Reward model: {word}", body)
 
 
 # -- agreement -------------------------------------------------------------------------------------

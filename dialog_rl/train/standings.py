@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dialog_rl.comparison import PERPLEXITY, WORDS
 from dialog_rl.config import Algo, GateSettings, TrainSettings
+from dialog_rl.display import columns
 from dialog_rl.errors import NotEnoughFeedback
 from dialog_rl.gate import PREFERRED
 from dialog_rl.train.pipeline import TrainResult, train
@@ -114,12 +115,7 @@ def compare(
 
 def table(standings: Sequence[Standing]) -> str:
     """Return the comparison as text: a table, then a line for each that has no candidate."""
-    rows = [COLUMNS, *(s.row() for s in standings)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = columns([COLUMNS, *(s.row() for s in standings)])
     lines += [f"{s.algo}: {s.message}" for s in standings if s.message]
     lines.append(
         "preferred: share of fresh replies that a taste fitted on held-out ratings prefers to the "

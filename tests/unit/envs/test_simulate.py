@@ -110,7 +110,7 @@ def test_a_registered_adapter_answers(tmp_path: Path, cinema_file: Path) -> None
 def test_the_reference_agent_needs_no_model(tmp_path: Path) -> None:
     settings = SimulateSettings(version=("scripted",), conversations=30)
     done = simulate(settings, home=tmp_path, model_name_or_path="nowhere/at-all")
-    assert done.measures()["scripted"]["success"].value == 1.0
+    assert done.measures["scripted"]["success"].value == 1.0
     assert done.base_id == ""
 
 

@@ -1,0 +1,67 @@
+"""Which training settings an algorithm reads; one that none reads is refused, not ignored."""
+
+from collections.abc import Collection
+
+from dialog_rl.config import ALGOS, Algo
+from dialog_rl.errors import ConfigError
+
+_REWARDED: frozenset[Algo] = frozenset({"ppo", "grpo", "rloo"})
+_USED_BY: dict[frozenset[Algo], tuple[str, ...]] = {
+    frozenset({"ppo"}): (
+        "value_learning_rate",
+        "kl_target",
+        "kl_horizon",
+        "kl_estimator",
+        "cliprange_value",
+        "vf_coef",
+        "gamma",
+        "lam",
+        "whiten_rewards",
+        "missing_eos_penalty",
+        "max_kl",
+        "max_length_ratio",
+        "min_entropy_ratio",
+        "save_steps",
+        "save_total_limit",
+    ),
+    _REWARDED: (
+        "sft",
+        "reward_funcs",
+        "reward_weights",
+        "learned_reward_weight",
+        "reward_model_name_or_path",
+        "accept_weak_reward",
+        "total_episodes",
+        "max_seconds",
+        "batch_size",
+        "num_generations",
+        "num_mini_batches",
+        "num_ppo_epochs",
+        "learning_rate",
+        "kl_coef",
+        "cliprange",
+        "temperature",
+    ),
+    _REWARDED | {"sft"}: ("sft_epochs", "sft_learning_rate"),
+    frozenset({"kto", "dpo"}): ("beta", "preference_epochs", "preference_learning_rate"),
+    frozenset(ALGOS) - {"sft"}: ("report_to",),
+}
+
+
+def refuse_idle(given: Collection[str], algos: Collection[Algo]) -> None:
+    """Refuse a setting that none of the algorithms reads: it would do nothing, in silence.
+
+    Args:
+        given: fields of :class:`TrainSettings` that somebody set.
+        algos: what will be trained with.
+
+    Raises:
+        ConfigError: names the setting and the algorithms that read it.
+    """
+    for readers, names in _USED_BY.items():
+        idle = [name for name in names if name in given]
+        if idle and not readers & set(algos):
+            raise ConfigError(
+                f"{idle[0]} has no effect with {', '.join(algos)} (only with "
+                f"{', '.join(a for a in ALGOS if a in readers)}); leave it out"
+            )
