@@ -23,10 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ppo_shapes import SHAPES, Shape
 from benchmarks.results import ResultRow, write_results
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<user>", "<assistant>")
@@ -36,66 +36,6 @@ TEMPLATE = (
 )
 EPOCHS, RANK, RATE = 4, 16, 1e-4
 SIDES = ("trl", "same", "default")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What both sides are given."""
-
-    title: str
-    batch: int
-    response: int
-    micro: int
-    """TRL's micro-batch."""
-    prompt: int = 0
-    """Tokens of each prompt; 0: those of the held-out dialogues."""
-    config: dict[str, int] | None = None
-    """Of a random Llama; None is the bundled model."""
-    bars: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Least speed-up of `same` and of `default`, most share of the memory."""
-
-
-SHAPES = {
-    "10m": Shape(
-        title="10M parameters, V 8,192, 32 prompts of 64 + 64 tokens",
-        batch=32,
-        response=64,
-        micro=8,
-        prompt=64,
-        config={
-            "vocab_size": 8192,
-            "hidden_size": 256,
-            "intermediate_size": 768,
-            "num_hidden_layers": 9,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-        },
-        bars=(2.5, 6.0, 0.3),
-    ),
-    "135m": Shape(
-        title="SmolLM2-135M's shape, V 49,152, 8 prompts of 64 + 64 tokens",
-        batch=8,
-        response=64,
-        micro=8,
-        prompt=64,
-        config={
-            "vocab_size": 49152,
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-        },
-        bars=(2.5, 7.0, 0.2),
-    ),
-    "bundled": Shape(
-        title="bundled model, 32 prompts of held-out dialogues, up to 96 tokens",
-        batch=32,
-        response=96,
-        micro=8,
-        bars=(0.0, 8.0, 0.0),
-    ),
-}
 
 
 def peak_mb() -> float:
@@ -174,6 +114,19 @@ def prompts(shape: Shape, tokenizer: Any, count: int) -> list[Any]:
     return found[:count]
 
 
+def update_seconds(trainer: Any) -> list[float]:
+    """Train, and return the seconds of each update; both sides log once an update."""
+    log, stamps = trainer.log, [time.perf_counter()]
+
+    def stamped(*args: Any, **kwargs: Any) -> None:
+        stamps.append(time.perf_counter())
+        log(*args, **kwargs)
+
+    trainer.log = stamped
+    trainer.train()
+    return [b - a for a, b in itertools.pairwise(stamps)]
+
+
 def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
     """Seconds of each update of TRL's trainer, and MB held before."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -225,12 +178,8 @@ def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
                 r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
             ),
         )
-        stamps = [time.perf_counter()]
-        trainer.log = lambda *_, **__: stamps.append(time.perf_counter())
         trainer.create_model_card = lambda *_, **__: None
-        stamps[0] = time.perf_counter()
-        trainer.train()
-    return [b - a for a, b in itertools.pairwise(stamps)], before
+        return update_seconds(trainer), before
 
 
 def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:
@@ -284,17 +233,7 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
             settings=settings,
             folder=Path(folder),
         )
-        stamps = [time.perf_counter()]
-        log = trainer.log
-
-        def stamped(*args: Any, **kwargs: Any) -> None:
-            stamps.append(time.perf_counter())
-            log(*args, **kwargs)
-
-        trainer.log = stamped  # type: ignore[method-assign]
-        stamps[0] = time.perf_counter()
-        trainer.train()
-    return [b - a for a, b in itertools.pairwise(stamps)], before
+        return update_seconds(trainer), before
 
 
 def fitted_reward(policy: Any, asked: Sequence[Any]) -> Any:
