@@ -266,6 +266,7 @@ class _Work:
             settings,
             self.run.path / REWARD_FOLDER,
             lambda share, text: self.stage("reward", share, text),
+            autocast_dtype(self.head["dtype"]),
         )
         require_better_than_chance(report, settings)
         self.stage("reward", 1.0, describe(report))

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from dialog_rl.train.actor import Trunk
+
 
 @dataclass
 class Progress:
@@ -24,7 +26,7 @@ class Progress:
 class Scores:
     """Per-token tensors of a batch, [B, R] and 0 outside the mask."""
 
-    trunks: list[Tensor]
+    trunks: list[Trunk]
     """What the frozen layers made of each pass."""
     logprobs: Tensor
     values: Tensor
