@@ -187,6 +187,7 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
     from dialog_rl.config import TrainSettings
     from dialog_rl.policy import Policy
     from dialog_rl.train.actor import Actor
+    from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.reward import build_reward
@@ -227,9 +228,9 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
                 autocast_dtype=autocast_dtype(chosen),
             ),
             tokenizer=tokenizer,
-            prompts=asked,
-            sampler=sampler,
-            reward=build_reward(learned, settings),
+            collector=Collector(
+                LoggedPrompts(asked, settings), sampler, build_reward(learned, settings), settings
+            ),
             settings=settings,
             folder=Path(folder),
         )

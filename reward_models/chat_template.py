@@ -67,6 +67,40 @@ def render_reply_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[in
     return ids
 
 
+def render_answer_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, ended: bool
+) -> list[int]:
+    """Ids from the end of the last assistant turn to the next generation prompt, that included.
+
+    ``prompt ids + sampled reply ids + these`` is the next prompt, with the reply as it was sampled.
+
+    Args:
+        tokenizer: whose template is used.
+        messages: the conversation; it ends with an assistant turn and the answer to it.
+        ended: the reply has an end token; where it was cut, the template's is put first.
+
+    Raises:
+        PolicyError: the template is not prefix-preserving.
+    """
+    reply: Message = {"role": "assistant", "content": "ok"}  # what it says makes no difference
+    earlier = messages[:-2]
+    before = render_ids(tokenizer, earlier) + render_reply_ids(tokenizer, reply["content"])
+    whole = render_ids(tokenizer, [*earlier, reply, messages[-1]])
+    if whole[: len(before)] != before:
+        raise PolicyError(_changing(tokenizer, len(messages) // 2))
+    end = end_of_turn_id(tokenizer)
+    return [*([] if ended or end is None else [end]), *whole[len(before) :]]
+
+
+def _changing(tokenizer: "PreTrainedTokenizerBase", turn: int) -> str:
+    """What to say of a template that prints a turn differently later on."""
+    return (
+        f"the chat template of {_analysis(tokenizer).name} is not prefix-preserving: it "
+        f"prints turn {turn} differently once the conversation goes on; set "
+        "tokenizer.chat_template to one that prints every assistant turn the same way"
+    )
+
+
 def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The special token that ends an assistant turn; the tokenizer's eos when there is none."""
     last = _analysis(tokenizer).reply_items()[-1]
@@ -113,11 +147,7 @@ def check_prefix_preserving(tokenizer: "PreTrainedTokenizerBase") -> None:
         begin = render_ids(tokenizer, messages[:turns])
         begin += render_reply_ids(tokenizer, messages[turns]["content"])
         if full[: len(begin)] != begin:
-            raise PolicyError(
-                f"the chat template of {_analysis(tokenizer).name} is not prefix-preserving: it "
-                f"prints turn {turns // 2 + 1} differently once the conversation goes on; set "
-                "tokenizer.chat_template to one that prints every assistant turn the same way"
-            )
+            raise PolicyError(_changing(tokenizer, turns // 2 + 1))
 
 
 _ANALYSES: "weakref.WeakKeyDictionary[PreTrainedTokenizerBase, TemplateAnalysis]" = (

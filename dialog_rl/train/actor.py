@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from dialog_rl.errors import PolicyError
 from dialog_rl.losses import token_logprobs
 from dialog_rl.packed import packed_product
-from dialog_rl.rollout import Episode, Pass, TrainingPrompt, make_batch
+from dialog_rl.rollout import Episode, Pass, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.fused_lora import FusedLora, fuse
 from dialog_rl.train.llama_layers import LlamaLayers, Plan
 from reward_models.backbone import (
@@ -86,15 +86,7 @@ def _probe(device: torch.device, *, packed: bool) -> tuple[Pass, ...]:
     prompt = TrainingPrompt(messages=(), ids=tuple(range(1, 7)))
     replies = (tuple(range(7, 11)), tuple(range(11, 14)))
     episodes = [
-        Episode(
-            prompt=prompt,
-            reply_ids=ids,
-            logprobs=(0.0,) * len(ids),
-            text="",
-            finished=True,
-            score=0.0,
-            parts={},
-        )
+        Episode(prompt=prompt, turns=(Turn(ids=ids, logprobs=(0.0,) * len(ids)),))
         for ids in replies
     ]
     if packed:

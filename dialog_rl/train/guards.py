@@ -43,13 +43,13 @@ def health_of(batch: Batch, kl: Tensor, entropy: float) -> Health:
         kl: [B, T] per-token KL estimates, 0 outside the mask.
         entropy: mean per sampled token.
     """
-    texts = Counter(e.text for e in batch.episodes)
-    rows = len(batch.episodes)
+    texts = Counter(turn.text for turn in batch.turns)
+    replies = len(batch.turns)
     return Health(
-        kl=float(kl.sum()) / rows,
+        kl=float(kl.sum()) / replies,
         entropy=entropy,
-        length=int(batch.mask.sum()) / rows,
-        duplicates=max(texts.values()) / rows,
+        length=int(batch.mask.sum()) / replies,
+        duplicates=max(texts.values()) / replies,
     )
 
 

@@ -17,7 +17,7 @@ class Progress:
     score_std: float = 1.0
     seconds: float = 0.0
     dropped: int = 0
-    """Replies left out because no reward had a finite opinion."""
+    """Episodes left out because a reward was not finite or none had an opinion."""
     first: dict[str, float] = field(default_factory=dict)
     """Health of the first batch, which later ones are held against."""
 

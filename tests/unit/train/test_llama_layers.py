@@ -93,7 +93,7 @@ def test_bfloat16_passes_are_no_rougher_than_autocast_over_transformers():
         if not own:
             actor._layers = None
         rough, bent = scored(actor, p)
-        gap = (rough.logprobs - exact.logprobs).abs().mean()
+        gap = (rough.logprobs - exact.logprobs).detach().abs().mean()
         turn = sum((a - b).square().sum() for a, b in zip(slopes, bent, strict=True)).sqrt()
         errors.append((float(gap), float(turn)))
     assert 0 < errors[0][0] < 2 * errors[1][0]
