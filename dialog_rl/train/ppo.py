@@ -52,7 +52,7 @@ from dialog_rl.train.checkpoints import (
     optimizer_tensors,
     save_checkpoint,
 )
-from dialog_rl.train.guards import Health, collapse, health_of, preflight
+from dialog_rl.train.guards import Health, check_mask, collapse, health_of, preflight
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
 from reward_models.base import assistant_message
@@ -60,8 +60,6 @@ from reward_models.composite import TOTAL, CompositeReward
 
 PER_PASS = 8
 """Replies per forward pass, about: few enough that its rows have much the same length."""
-SCORE_CLIP = 5.0
-"""Standardised scores are cut here, so that one reply cannot carry a batch."""
 IMPORTANCE_CAP = 2.0
 """Truncation of the weight that corrects for sampling in lower precision than training."""
 
@@ -246,13 +244,14 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         health = health_of(batch, scores.kl, scores.entropy)
         if progress.update:
             return collapse(health, Health(**progress.first), self.settings)
+        check_mask(batch, self.processing_class)
         raw = torch.tensor([e.score for e in batch.episodes])
         preflight(
             scores.logprobs[mask],
             batch.sampled_logprobs[mask],
             scores.kl[mask],
             raw,
-            self.actor.autocast_dtype or torch.float32,
+            self.actor.dtype,
         )
         progress.first = asdict(health)
         progress.score_mean, progress.score_std = float(raw.mean()), float(raw.std())
@@ -343,7 +342,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
     def _standardised(self, episode: Episode) -> float:
         """Score in spreads of the first batch (Ziegler et al. 2019), less missing_eos_penalty."""
         score = (episode.score - self.progress.score_mean) / self.progress.score_std
-        score = min(max(score, -SCORE_CLIP), SCORE_CLIP)
+        score = min(max(score, -self.settings.score_clip), self.settings.score_clip)
         return score if episode.finished else score - self.settings.missing_eos_penalty
 
     # -- what is told and kept ---------------------------------------------------------------------

@@ -70,6 +70,7 @@ def update_metrics(
         **_part_means(batch.episodes),
         "completions/mean_length": health.length,
         "completions/duplicates": health.duplicates,
+        "completions/repetition": health.repetition,
         "val/num_eos_tokens": float(sum(e.finished for e in batch.episodes)),
     }
 
