@@ -266,6 +266,9 @@ class TrainSettings:
     """Sampling temperature of PPO's replies; keep it as in the chat."""
     response_length: int = 96
     """Longest reply, in tokens."""
+    score_clip: float = 5.0
+    """Scores, in spreads of the first batch, are cut off here, so that one reply cannot carry a
+    batch."""
     missing_eos_penalty: float = 1.0
     """Taken off the score of a reply that was cut at response_length."""
 
@@ -275,6 +278,9 @@ class TrainSettings:
     """Stop and go back when replies grow to this many times their first mean length."""
     min_entropy_ratio: float = 0.02
     """Stop and go back when the per-token entropy falls below this share of its first value."""
+    max_repetition_rise: float = 0.3
+    """Stop and go back when the share of repeated 4-token sequences inside replies is this much
+    above its first value; 1 never stops."""
 
     dtype: Dtype = "auto"
     """Arithmetic of the training passes; auto measures which is faster here."""
@@ -395,10 +401,12 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("turn_lam", 0.0, 1.0),
     ("temperature", 0.05, 5.0),
     ("response_length", 1, 4096),
+    ("score_clip", 0.1, 1e6),
     ("missing_eos_penalty", 0.0, 1e3),
     ("max_kl", 0.0, 1e6),
     ("max_length_ratio", 1.0, 1e3),
     ("min_entropy_ratio", 0.0, 1.0),
+    ("max_repetition_rise", 0.0, 1.0),
     ("num_threads", 1, 1024),
     ("save_steps", 1, 10**6),
     ("save_total_limit", 1, 1000),

@@ -35,7 +35,7 @@ from reward_models.backbone import (
 )
 
 ADAPTER_FILE = "adapter_model.safetensors"
-PROBE_TOLERANCE = {None: 1e-4, torch.bfloat16: 0.1}
+PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 """Largest difference of log-probabilities (nats) at which a short cut counts as exact."""
 
 
@@ -139,6 +139,7 @@ class Actor:
         model: Any = fuse(share_parameters(self.policy.get_base_model()))
         self.device = base.device
         self.autocast_dtype = autocast_dtype
+        self.dtype: torch.dtype = autocast_dtype or base.dtype
         self._backbone: PreTrainedModel = getattr(model, model.base_model_prefix)
         head = model.get_output_embeddings()
         self._head_weight, self._head_bias = head.weight, getattr(head, "bias", None)
@@ -221,7 +222,7 @@ class Actor:
     def _agree(self, a: Tensor | None, b: Tensor | None) -> bool:
         if a is None or b is None or a.shape != b.shape:
             return False
-        return bool((a - b).abs().max() <= PROBE_TOLERANCE[self.autocast_dtype])
+        return bool((a - b).abs().max() <= PROBE_TOLERANCE[self.dtype])
 
     @property
     def _dtype(self) -> torch.dtype:

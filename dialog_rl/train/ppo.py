@@ -47,14 +47,12 @@ from dialog_rl.train.checkpoints import (
     save_checkpoint,
 )
 from dialog_rl.train.collect import Collector
-from dialog_rl.train.guards import Health, collapse, health_of, preflight
+from dialog_rl.train.guards import Health, check_mask, collapse, health_of, preflight
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
 
 PER_PASS = 8
 """Episodes per forward pass, about: few enough that its rows have much the same length."""
-SCORE_CLIP = 5.0
-"""Standardised scores are cut here, so that one episode cannot carry a batch."""
 IMPORTANCE_CAP = 2.0
 """Truncation of the weight that corrects for sampling in lower precision than training."""
 
@@ -207,13 +205,14 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         health = health_of(batch, scores.kl, scores.entropy)
         if progress.update:
             return collapse(health, Health(**progress.first), self.settings)
+        check_mask(batch, self.processing_class)
         raw = torch.tensor([e.score for e in batch.episodes])
         preflight(
             scores.logprobs[mask],
             batch.sampled_logprobs[mask],
             scores.kl[mask],
             raw,
-            self.actor.autocast_dtype or torch.float32,
+            self.actor.dtype,
         )
         progress.first = asdict(health)
         progress.score_mean, progress.score_std = float(raw.mean()), float(raw.std())
@@ -313,7 +312,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         by_turn = self.settings.credit == "turn"
         own = [
             [
-                (_clipped(t.score / self.progress.score_std) - self._cut(t)) * by_turn
+                (self._clipped(t.score / self.progress.score_std) - self._cut(t)) * by_turn
                 for t in e.turns
             ]
             for e in episodes
@@ -323,7 +322,10 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
     def _standardised(self, episode: Episode) -> float:
         """Score in spreads of the first batch (Ziegler et al. 2019), less missing_eos_penalty."""
         score = (episode.score - self.progress.score_mean) / self.progress.score_std
-        return _clipped(score) - sum(self._cut(turn) for turn in episode.turns)
+        return self._clipped(score) - sum(self._cut(turn) for turn in episode.turns)
+
+    def _clipped(self, score: float) -> float:
+        return min(max(score, -self.settings.score_clip), self.settings.score_clip)
 
     def _cut(self, turn: Turn) -> float:
         """What a reply without its end token costs."""
@@ -383,10 +385,6 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         ):
             group["lr"] = base * rule(self.progress.update)
         self.state.global_step = self.progress.update
-
-
-def _clipped(score: float) -> float:
-    return min(max(score, -SCORE_CLIP), SCORE_CLIP)
 
 
 def _per_pass(settings: TrainSettings) -> int:

@@ -73,6 +73,7 @@ def update_metrics(
         **_means("dialogues/{}", [episode.figures for episode in batch.episodes]),
         "completions/mean_length": health.length,
         "completions/duplicates": health.duplicates,
+        "completions/repetition": health.repetition,
         "val/num_eos_tokens": float(sum(turn.finished for turn in batch.turns)),
     }
 

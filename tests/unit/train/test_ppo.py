@@ -212,6 +212,23 @@ def test_gradients_are_clipped_to_max_grad_norm(tmp_path):
     assert all(norm <= 1e-3 * 1.001 for norm in seen)
 
 
+def test_scores_are_cut_at_score_clip_spreads(tmp_path):
+    # one reply of sixteen gets 16, the rest 0: mean 1, spread 4, so 3.75 spreads and 15 times -0.25
+    def one(prompts, completions, **columns):
+        return [16.0 * (k == 0) for k in range(len(completions))]
+
+    found = {}
+    for clip in (5.0, 0.2):
+        seen = Recorder()
+        trainer = make(
+            tmp_path / str(clip), one, [seen], total_episodes=16, score_clip=clip, batch_size=16
+        )
+        trainer.train()
+        found[clip] = seen.logs[0]["objective/rlhf_reward"]
+    assert found[5.0] == pytest.approx(0.0, abs=1e-6)
+    assert found[0.2] == pytest.approx((0.2 - 15 * 0.2) / 16)
+
+
 def test_metrics_also_go_where_report_to_says(tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     make(tmp_path / "run", total_episodes=16, report_to=("tensorboard",)).train()
