@@ -12,9 +12,10 @@ from peft import PeftModel
 from dialog_rl.adapters import merge_adapter
 from dialog_rl.config import TrainSettings
 from dialog_rl.conversation import SamplingParams
-from dialog_rl.rollout import Episode, TrainingPrompt, make_batch
+from dialog_rl.rollout import Episode, TrainingPrompt, make_batch, Turn
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.guards import check_mask
+from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.backbone import share_parameters
 from reward_models.base import Message
@@ -171,12 +172,7 @@ def test_sampling_and_training_agree_on_every_token(name, tied):
     episodes = [
         Episode(
             prompt=prompt,
-            reply_ids=reply.ids,
-            logprobs=reply.logprobs,
-            text=reply.text,
-            finished=True,
-            score=0.0,
-            parts={},
+            turns=(Turn(ids=reply.ids, logprobs=reply.logprobs, text=reply.text),),
         )
         for prompt, reply in zip(prompts, drawn, strict=True)
     ]
@@ -221,11 +217,12 @@ def test_one_update_moves_adapter_and_critic_only_and_plain_peft_reads_the_resul
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,
-        prompts=prompts_of(policy),
-        sampler=lambda prompts, seeds, model: policy.generate(
-            prompts, sampling, seeds, model=model
+        collector=Collector(
+            LoggedPrompts(prompts_of(policy), settings),
+            lambda prompts, seeds, model: policy.generate(prompts, sampling, seeds, model=model),
+            CompositeReward([("letters", letters, 1.0)]),
+            settings,
         ),
-        reward=CompositeReward([("letters", letters, 1.0)]),
         settings=settings,
         folder=tmp_path / "checkpoints",
     )
