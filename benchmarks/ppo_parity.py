@@ -49,6 +49,7 @@ from dialog_rl.config import TrainSettings
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import Batch, Episode, TrainingPrompt
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.base import Message
 from reward_models.chat_template import render_ids
@@ -126,9 +127,12 @@ def ours(
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,
-        prompts=asked,
-        sampler=lambda ids, seeds, module: policy.generate(ids, sampling, seeds, model=module),
-        reward=CompositeReward([("fixed", fixed_score, 1.0)]),
+        collector=Collector(
+            LoggedPrompts(asked, settings),
+            lambda ids, seeds, module: policy.generate(ids, sampling, seeds, model=module),
+            CompositeReward([("fixed", fixed_score, 1.0)]),
+            settings,
+        ),
         settings=settings,
         folder=folder,
     )
@@ -152,7 +156,7 @@ def replayed(batches: Sequence[Batch]) -> Callable[..., tuple[Tensor, Tensor]]:
     def batch_generation(
         model: Any, queries: Tensor, _: int, pad_token_id: int, generation_config: Any
     ) -> tuple[Tensor, Tensor]:
-        said = {e.prompt.ids: e.reply_ids for e in left.pop(0).episodes}
+        said = {e.prompt.ids: e.ids for e in left.pop(0).episodes}
         replies = torch.full((len(queries), generation_config.max_new_tokens), pad_token_id)
         for row, query in enumerate(queries):
             ids = said[tuple(query[query != pad_token_id].tolist())]
@@ -208,16 +212,13 @@ def parity(
     factor = settings.gamma * settings.lam
 
     def adjust(batch: Batch) -> Batch:
-        return replace(
-            batch,
-            episodes=tuple(
-                replace(e, score=e.score * factor) if discounted and early(e) else e
-                for e in batch.episodes
-            ),
-        )
+        return replace(batch, episodes=tuple(placed(episode) for episode in batch.episodes))
 
-    def early(episode: Episode) -> bool:
-        return episode.finished and len(episode.reply_ids) < settings.response_length
+    def placed(episode: Episode) -> Episode:
+        (turn,) = episode.turns
+        if not (discounted and turn.finished and len(turn.ids) < settings.response_length):
+            return episode
+        return replace(episode, turns=(replace(turn, score=turn.score * factor),))
 
     with tempfile.TemporaryDirectory() as folder:
         mine, start, batches = ours(policy, asked, settings, Path(folder), adjust)
@@ -234,8 +235,8 @@ def parity(
         of_update=float((a - b).norm() / moved),
         of_weights=float((a - b).norm() / b.norm()),
         of_order=float((trained[1] - b).norm() / moved) if reorder else None,
-        ended=sum(e.finished for e in replies),
-        padded=sum(e.reply_ids.count(policy.tokenizer.pad_token_id) for e in replies),
+        ended=sum(e.turns[0].finished for e in replies),
+        padded=sum(e.ids.count(policy.tokenizer.pad_token_id) for e in replies),
     )
 
 

@@ -59,9 +59,7 @@ WAYS: Mapping[str, Way] = {
     "top_quarter": Way(title="LoRA on the top quarter", layers="top_quarter"),
     "passes": Way(title="passes in bfloat16", passes="bfloat16"),
     "sampling": Way(title="sampling in bfloat16", sampling="bfloat16"),
-    "default": Way(
-        title="ours, default recipe", layers="top_half", passes="auto", sampling="auto"
-    ),
+    "default": Way(title="ours, default recipe", layers="top_half", passes="auto", sampling="auto"),
 }
 
 
@@ -167,6 +165,7 @@ def ours(
     """Our trainer, and what hands out its policy."""
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.compute import autocast_dtype, choose_dtype
+    from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.ppo import DialogPPOTrainer
     from reward_models.composite import CompositeReward
 
@@ -182,11 +181,14 @@ def ours(
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,
-        prompts=asked,
-        sampler=lambda ids, seeds, module: policy.generate(
-            ids, sampling, seeds, model=module, precision=precision
+        collector=Collector(
+            LoggedPrompts(asked, settings),
+            lambda ids, seeds, module: policy.generate(
+                ids, sampling, seeds, model=module, precision=precision
+            ),
+            CompositeReward([(PREFERENCE, judge, 1.0)]),
+            settings,
         ),
-        reward=CompositeReward([(PREFERENCE, judge, 1.0)]),
         settings=settings,
         folder=folder,
     )

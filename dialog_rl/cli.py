@@ -16,9 +16,16 @@ from typing import Any
 import click
 
 from dialog_rl import __version__
-from dialog_rl.config import ALGOS, ChatSettings, GateSettings, SimulateSettings, TrainSettings
+from dialog_rl.config import (
+    ALGOS,
+    ENV_DEFAULTS,
+    ChatSettings,
+    GateSettings,
+    SimulateSettings,
+    TrainSettings,
+)
 from dialog_rl.errors import ConfigError, DialogRLError
-from dialog_rl.idle_settings import refuse_idle
+from dialog_rl.idle_settings import ENV_ONLY, refuse_idle
 from dialog_rl.options import build, given, home_option, options
 from dialog_rl.reward.commands import reward
 
@@ -79,12 +86,17 @@ def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
 def train(
     home: Path, model_name_or_path: str | None, resume: str | None, promote: bool, **flags: Any
 ) -> int:
-    """Train an adapter on the feedback in the store and judge it against the one in service."""
-    settings = build(TrainSettings, flags)
+    """Train an adapter on the feedback in the store and judge it against the one in service.
+
+    With --env it learns from conversations with simulated users, and is judged on unseen ones.
+    """
     asked = given(TrainSettings)
+    if flags["env"] is not None:
+        flags |= {name: value for name, value in ENV_DEFAULTS.items() if name not in asked}
+    settings = build(TrainSettings, flags)
     if resume and asked:
         raise ConfigError(f"--resume goes on with the run's own settings; leave out --{asked[0]}")
-    refuse_idle(asked, [settings.algo])
+    refuse_idle(asked, [settings.algo], env=settings.env, credit=settings.credit)
     from dialog_rl.train import pipeline
 
     result = pipeline.train(
@@ -102,7 +114,7 @@ def train(
 @home_option
 @_model_option
 @click.argument("algos", nargs=-1, metavar="[ALGO]...", type=click.Choice(ALGOS))
-@options(TrainSettings, skip=("algo",))
+@options(TrainSettings, skip=("algo", "env", *ENV_ONLY))
 def compare(home: Path, model_name_or_path: str | None, algos: Sequence[str], **flags: Any) -> int:
     """Train with each ALGO on the same ratings (all of them if none is named) and show a table.
 

@@ -10,6 +10,7 @@ so that ``prompt ids + reply ids`` is always the beginning of the longer convers
 token that is not special (``<tool_call>``) is text too when it stands in a message.
 """
 
+import itertools
 import threading
 import weakref
 from collections.abc import Sequence
@@ -67,6 +68,62 @@ def render_reply_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[in
     return ids
 
 
+def render_answer_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, ended: bool
+) -> list[int]:
+    """Ids from the end of the last assistant turn to the next generation prompt, that included.
+
+    ``prompt ids + sampled reply ids + these`` is the next prompt, with the reply as it was sampled.
+
+    Args:
+        tokenizer: whose template is used.
+        messages: the conversation; it ends with an assistant turn and the answer to it.
+        ended: the reply has an end token; where it was cut, the template's is put first.
+
+    Raises:
+        PolicyError: the template is not prefix-preserving.
+    """
+    reply: Message = {"role": "assistant", "content": "ok"}  # what it says makes no difference
+    earlier = messages[:-2]
+    before = render_ids(tokenizer, earlier) + render_reply_ids(tokenizer, reply["content"])
+    whole = render_ids(tokenizer, [*earlier, reply, messages[-1]])
+    if whole[: len(before)] != before:
+        raise PolicyError(_changing(tokenizer, len(messages) // 2))
+    end = end_of_turn_id(tokenizer)
+    return [*([] if ended or end is None else [end]), *whole[len(before) :]]
+
+
+def _changing(tokenizer: "PreTrainedTokenizerBase", turn: int) -> str:
+    """What to say of a template that prints a turn differently later on."""
+    return (
+        f"the chat template of {_analysis(tokenizer).name} is not prefix-preserving: it "
+        f"prints turn {turn} differently once the conversation goes on; set "
+        "tokenizer.chat_template to one that prints every assistant turn the same way"
+    )
+
+
+def render_dialogue(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
+) -> tuple[list[int], list[bool]]:
+    """Ids of a whole dialogue, and which of them the assistant wrote, ends of turn included.
+
+    Raises:
+        PolicyError: the template prints an earlier turn differently once the dialogue goes on.
+    """
+    ids = render_ids(tokenizer, messages, add_generation_prompt=False)
+    mask = [False] * len(ids)
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        begin = render_ids(tokenizer, messages[:turn])
+        reply = render_reply_ids(tokenizer, message["content"])
+        end = len(begin) + len(reply)
+        if ids[:end] != begin + reply:
+            raise PolicyError(_changing(tokenizer, turn // 2 + 1))
+        mask[len(begin) : end] = [True] * len(reply)
+    return ids, mask
+
+
 def end_of_turn_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The special token that ends an assistant turn; the tokenizer's eos when there is none."""
     last = _analysis(tokenizer).reply_items()[-1]
@@ -102,22 +159,49 @@ def check_prefix_preserving(tokenizer: "PreTrainedTokenizerBase") -> None:
         PolicyError: names the template and says what to do.
     """
     check_template(tokenizer)
-    messages: list[Message] = [
-        {"role": "user", "content": "one"},
-        {"role": "assistant", "content": "two"},
-        {"role": "user", "content": "three"},
-        {"role": "assistant", "content": "four"},
-    ]
-    full = render_ids(tokenizer, messages, add_generation_prompt=False)
-    for turns in (1, 3):
-        begin = render_ids(tokenizer, messages[:turns])
-        begin += render_reply_ids(tokenizer, messages[turns]["content"])
-        if full[: len(begin)] != begin:
-            raise PolicyError(
-                f"the chat template of {_analysis(tokenizer).name} is not prefix-preserving: it "
-                f"prints turn {turns // 2 + 1} differently once the conversation goes on; set "
-                "tokenizer.chat_template to one that prints every assistant turn the same way"
-            )
+    render_dialogue(tokenizer, _DIALOGUE)
+
+
+def check_reply_mask(tokenizer: "PreTrainedTokenizerBase", turns: int) -> None:
+    """Check by decoding that a dialogue's mask covers what the assistant said and nothing else.
+
+    Args:
+        tokenizer: with the chat template of the run.
+        turns: replies of the dialogue that is tried, 1 or 2.
+
+    Raises:
+        PolicyError: a reply's text or end is outside the mask, or something else inside it.
+    """
+    ids, mask = render_dialogue(tokenizer, _DIALOGUE[: 2 * turns])
+    inside = [[i for i, _ in run] for own, run in _runs(ids, mask) if own]
+    outside = tokenizer.decode([i for i, own in zip(ids, mask, strict=True) if not own])
+    end = end_of_turn_id(tokenizer)
+    said = [message["content"] for message in _DIALOGUE[1 : 2 * turns : 2]]
+    heard = [str(tokenizer.decode(run, skip_special_tokens=True)).strip() for run in inside]
+    if (
+        heard != said
+        or any(text in outside for text in said)
+        or any(run[-1] != end or end in run[:-1] for run in inside if end is not None)
+    ):
+        raise PolicyError(
+            f"the chat template of {_analysis(tokenizer).name} does not tell the assistant's "
+            f"tokens from the others: of the replies {said} training would see {heard}; set "
+            "tokenizer.chat_template to one that puts each reply right after its generation prompt"
+        )
+
+
+_DIALOGUE: tuple[Message, ...] = (
+    {"role": "user", "content": "mango"},
+    {"role": "assistant", "content": "violet"},
+    {"role": "user", "content": "cedar"},
+    {"role": "assistant", "content": "amber"},
+)
+
+
+def _runs(ids: Sequence[int], mask: Sequence[bool]) -> list[tuple[bool, list[tuple[int, bool]]]]:
+    """Neighbours with the same mark together."""
+    pairs = zip(ids, mask, strict=True)
+    return [(own, list(run)) for own, run in itertools.groupby(pairs, key=lambda pair: pair[1])]
 
 
 _ANALYSES: "weakref.WeakKeyDictionary[PreTrainedTokenizerBase, TemplateAnalysis]" = (

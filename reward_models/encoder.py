@@ -29,6 +29,8 @@ class Backbone:
     tokenizer: Any
     name: str
     """Where it can be loaded from again, or its identity."""
+    autocast_dtype: torch.dtype | None = None
+    """Arithmetic of its matrix products; None is that of the weights."""
 
     @classmethod
     def load(cls, name_or_path: str | Path, *, dtype: str = "float32") -> "Backbone":
@@ -165,11 +167,13 @@ class Reader:
             inputs[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
             mask[row, : len(ids)] = 1
             reply[row, begin : len(ids)] = 1
-        output = (trunk or self.trunk)(
-            input_ids=inputs.to(device),
-            attention_mask=mask.long().to(device),
-            output_hidden_states=True,
-        )
+        dtype = self.backbone.autocast_dtype
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            output = (trunk or self.trunk)(
+                input_ids=inputs.to(device),
+                attention_mask=mask.long().to(device),
+                output_hidden_states=True,
+            )
         layers = output.hidden_states
         both = torch.cat([layers[len(layers) // 2], layers[-1]], dim=-1)
         share = (reply / reply.sum(1, keepdim=True).clamp(min=1)).to(device, both.dtype)

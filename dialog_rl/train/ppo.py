@@ -1,10 +1,12 @@
-"""PPO from logged prompts (Schulman et al. 2017; for language models Ziegler et al. 2019).
+"""PPO on whole sequences (Schulman et al. 2017; for language models Ziegler et al. 2019).
 
     repeat until total_episodes:
-        sample a reply to each of batch_size prompts with the adapter merged into the base
-        score the replies with the rewards; standardise by the first batch's mean and spread
-        log-probabilities and values of the sampled tokens, under policy and reference
-        reward per token = -kl_coef * KL, plus the score on the end token;  GAE;  whiten
+        collect batch_size episodes with the adapter merged into the base: a reply to a logged
+            prompt, or a dialogue with a simulated user; the rewards score every reply
+        standardise by the first batch's mean and spread
+        log-probabilities and values of the sampled tokens, under policy and reference: a dialogue
+            is one sequence, one forward pass scores all its turns
+        reward per token = -kl_coef * KL, plus each turn's score on its end token;  GAE;  whiten
         num_ppo_epochs passes of num_mini_batches optimizer steps on the clipped losses
 
 A subclass of TRL 1.12's ``PPOTrainer``: its configuration, callbacks, accelerate preparation and
@@ -32,19 +34,11 @@ from transformers import (
 )
 from trl.experimental.ppo import PPOTrainer
 
-from dialog_rl.advantages import centre_by_group, gae, token_rewards, whiten
+from dialog_rl.advantages import centre_by_group, gae, token_rewards, turn_scores, whiten
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.losses import KLController, kl_estimate, policy_loss, value_loss
-from dialog_rl.rollout import (
-    Batch,
-    Episode,
-    Sampler,
-    TrainingPrompt,
-    make_batch,
-    prompt_order,
-    sampling_seeds,
-)
+from dialog_rl.rollout import Batch, Episode, Turn, make_batch
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.checkpoints import (
     load_checkpoint,
@@ -52,16 +46,13 @@ from dialog_rl.train.checkpoints import (
     optimizer_tensors,
     save_checkpoint,
 )
-from dialog_rl.train.guards import Health, collapse, health_of, preflight
+from dialog_rl.train.collect import Collector
+from dialog_rl.train.guards import Health, check_mask, collapse, health_of, preflight
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
-from reward_models.base import assistant_message
-from reward_models.composite import TOTAL, CompositeReward
 
 PER_PASS = 8
-"""Replies per forward pass, about: few enough that its rows have much the same length."""
-SCORE_CLIP = 5.0
-"""Standardised scores are cut here, so that one reply cannot carry a batch."""
+"""Episodes per forward pass, about: few enough that its rows have much the same length."""
 IMPORTANCE_CAP = 2.0
 """Truncation of the weight that corrects for sampling in lower precision than training."""
 
@@ -74,9 +65,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         *,
         actor: Actor,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[TrainingPrompt],
-        sampler: Sampler,
-        reward: CompositeReward,
+        collector: Collector,
         settings: TrainSettings,
         folder: Path,
         callbacks: list[TrainerCallback] | None = None,
@@ -86,14 +75,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         Args:
             actor: policy, reference and critic.
             tokenizer: the base model's.
-            prompts: what replies are sampled to.
-            sampler: answers prompts with the module it is given.
-            reward: scores replies as text.
+            collector: samples and scores the episodes of an update.
             settings: hyper-parameters.
             folder: for checkpoints.
             callbacks: further transformers callbacks.
         """
-        self.actor, self.prompts, self.sampler, self.reward = actor, prompts, sampler, reward
+        self.actor, self.collector = actor, collector
         self.settings, self.folder = settings, folder
         self.per_pass = _per_pass(settings)
         groups = [
@@ -110,7 +97,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             ref_model=None,
             reward_model=nn.Identity(),
             value_model=Critic(actor.value_head),
-            train_dataset=Dataset.from_dict({"input_ids": [list(p.ids) for p in prompts]}),
+            # TRL counts its rows and reads none: the collector knows where episodes come from.
+            train_dataset=Dataset.from_dict({"input_ids": [[0]] * settings.batch_size}),
             data_collator=list,
             optimizers=(optimizer, scheduler),
             callbacks=callbacks,
@@ -145,7 +133,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             self.load()
         settings, progress = self.settings, self.progress
         self.state.max_steps = settings.num_total_batches()
-        self.state.num_train_epochs = settings.total_episodes / len(self.prompts)
+        self.state.num_train_epochs = 1
         self.state.logging_steps = 1
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         if progress.update == 0:
@@ -177,47 +165,18 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         )
 
     def sample(self) -> Batch:
-        """Sample and score one reply for each of the next batch of prompts.
+        """Sample and score the next batch of episodes.
 
         Raises:
-            TrainingError: no reply of the batch got a finite score.
+            TrainingError: not one of them got a finite score.
         """
-        size, seed, each = (
-            self.settings.batch_size,
-            self.settings.seed,
-            self.settings.num_generations,
-        )
-        update = self.progress.update
-        order = prompt_order(len(self.prompts), update * (size // each), size // each, seed)
-        chosen = [self.prompts[i] for i in order for _ in range(each)]
-        replies = self.sampler(
-            [p.ids for p in chosen], sampling_seeds(update * size, size, seed), self.actor.decoder()
-        )
-        rows = self.reward.breakdown(
-            [p.messages for p in chosen], [assistant_message(r.text) for r in replies]
-        )
-        episodes = []
-        for prompt, reply, parts in zip(chosen, replies, rows, strict=True):
-            total = parts[TOTAL]
-            if total is None:
-                self.progress.dropped += 1
-                continue
-            finished = reply.finish_reason == "stop"
-            episodes.append(
-                Episode(
-                    prompt=prompt,
-                    reply_ids=tuple(reply.ids),
-                    logprobs=tuple(reply.logprobs),
-                    text=reply.text,
-                    finished=finished,
-                    score=total,
-                    parts={name: value for name, value in parts.items() if name != TOTAL},
-                )
-            )
+        found = self.collector(self.progress.update, self.actor.decoder())
+        episodes = [e for e in found if e is not None]
+        self.progress.dropped += len(found) - len(episodes)
         if not episodes:
             raise TrainingError(
-                f"no reward gave a finite score to any of {size} replies; the last checkpoint is "
-                "intact: mend the reward and resume"
+                f"no reward gave a finite score to any of {len(found)} replies; the last "
+                "checkpoint is intact: mend the reward and resume"
             )
         return make_batch(episodes, self.per_pass, self.actor.device, pack=self.actor.can_pack)
 
@@ -246,13 +205,14 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         health = health_of(batch, scores.kl, scores.entropy)
         if progress.update:
             return collapse(health, Health(**progress.first), self.settings)
+        check_mask(batch, self.processing_class)
         raw = torch.tensor([e.score for e in batch.episodes])
         preflight(
             scores.logprobs[mask],
             batch.sampled_logprobs[mask],
             scores.kl[mask],
             raw,
-            self.actor.autocast_dtype or torch.float32,
+            self.actor.dtype,
         )
         progress.first = asdict(health)
         progress.score_mean, progress.score_std = float(raw.mean()), float(raw.std())
@@ -261,15 +221,18 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
     def improve(self, batch: Batch, scores: Scores) -> dict[str, float]:
         """Credit the tokens and take the optimizer steps of one update."""
         settings, mask = self.settings, batch.mask
-        standard = torch.tensor([self._standardised(e) for e in batch.episodes])
-        numbers = {id(e.prompt): n for n, e in enumerate(batch.episodes)}
-        groups = torch.tensor([numbers[id(e.prompt)] for e in batch.episodes])
-        standard = centre_by_group(standard, groups)
-        rewards = token_rewards(standard.to(mask.device), scores.kl, self.controller.coef, mask)
+        rewards = token_rewards(self._turn_scores(batch), scores.kl, self.controller.coef, mask)
         if settings.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
+        by_turn = settings.credit == "turn"
         advantages, returns = gae(
-            rewards, scores.values, mask, gamma=settings.gamma, lam=settings.lam
+            rewards,
+            scores.values,
+            mask,
+            gamma=settings.gamma,
+            lam=settings.lam,
+            turn_gamma=settings.turn_gamma if by_turn else settings.gamma,
+            turn_lam=settings.turn_lam if by_turn else settings.lam,
         )
         weight = (scores.logprobs - batch.sampled_logprobs).exp().clamp(max=IMPORTANCE_CAP)
         advantages = whiten(advantages, mask) * weight
@@ -340,11 +303,33 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def _turn_scores(self, batch: Batch) -> Tensor:
+        """Standardised score of every turn, less what episodes of the same prompt share, [N]."""
+        episodes = batch.episodes
+        numbers = {id(e.prompt): n for n, e in enumerate(episodes)}
+        groups = torch.tensor([numbers[id(e.prompt)] for e in episodes])
+        totals = torch.tensor([self._standardised(e) for e in episodes])
+        by_turn = self.settings.credit == "turn"
+        own = [
+            [
+                (self._clipped(t.score / self.progress.score_std) - self._cut(t)) * by_turn
+                for t in e.turns
+            ]
+            for e in episodes
+        ]
+        return turn_scores(centre_by_group(totals, groups), own).to(batch.mask.device)
+
     def _standardised(self, episode: Episode) -> float:
         """Score in spreads of the first batch (Ziegler et al. 2019), less missing_eos_penalty."""
         score = (episode.score - self.progress.score_mean) / self.progress.score_std
-        score = min(max(score, -SCORE_CLIP), SCORE_CLIP)
-        return score if episode.finished else score - self.settings.missing_eos_penalty
+        return self._clipped(score) - sum(self._cut(turn) for turn in episode.turns)
+
+    def _clipped(self, score: float) -> float:
+        return min(max(score, -self.settings.score_clip), self.settings.score_clip)
+
+    def _cut(self, turn: Turn) -> float:
+        """What a reply without its end token costs."""
+        return 0.0 if turn.finished else self.settings.missing_eos_penalty
 
     # -- what is told and kept ---------------------------------------------------------------------
 
@@ -367,7 +352,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         progress.kl_coef = self.controller.coef
         self.state.global_step = progress.update
         self.state.episode = progress.update * settings.batch_size
-        self.state.epoch = self.state.episode / len(self.prompts)
+        self.state.epoch = self.state.episode / settings.total_episodes
         self.log(metrics)
 
     def save(self) -> None:
@@ -403,7 +388,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
 
 
 def _per_pass(settings: TrainSettings) -> int:
-    """Replies per pass, so that every minibatch is a whole number of passes."""
+    """Episodes per pass, so that every minibatch is a whole number of passes."""
     replies = settings.batch_size // settings.num_mini_batches
     most = max(PER_PASS, settings.num_generations)
     return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

@@ -36,7 +36,9 @@ def _control_count(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> int:
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "gemma"])
 def test_harmless_text_gives_the_ids_of_transformers(name: str) -> None:
     tokenizer = TOKENIZERS[name]
-    text = tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        TALK, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     assert render_ids(tokenizer, TALK) == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -119,11 +121,11 @@ def test_any_text_round_trips_and_adds_no_control_token(name: str, text: str) ->
     ids = render_ids(tokenizer, [{"role": "user", "content": text}])
     blank = render_ids(tokenizer, [{"role": "user", "content": "x"}])
     assert _control_count(ids, tokenizer) == _control_count(blank, tokenizer)
-    kept = text.strip() if name in ("llama3", "gemma") else text
+    kept = text.strip() if name in ("llama3", "gemma", "gemma3") else text
     assert kept in tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "qwen3"])  # it rewrites earlier turns
 def test_prompt_and_reply_ids_begin_the_longer_conversation(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     check_prefix_preserving(tokenizer)

@@ -11,6 +11,7 @@ from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.composite import CompositeReward
 from tests.fakes import byte_tokenizer, tiny_model
@@ -75,9 +76,12 @@ def make(folder, reward=low_bytes, callbacks=None, **changes):
     return DialogPPOTrainer(
         actor=Actor(policy.model, lora_r=settings.lora_r, lora_layers="all", seed=settings.seed),
         tokenizer=tokenizer,
-        prompts=prompts,
-        sampler=sampler,
-        reward=CompositeReward([("letters", reward, 1.0)]),
+        collector=Collector(
+            LoggedPrompts(prompts, settings),
+            sampler,
+            CompositeReward([("letters", reward, 1.0)]),
+            settings,
+        ),
         settings=settings,
         folder=folder,
         callbacks=callbacks,
@@ -206,6 +210,23 @@ def test_gradients_are_clipped_to_max_grad_norm(tmp_path):
     trainer.train()
     assert len(seen) == 4
     assert all(norm <= 1e-3 * 1.001 for norm in seen)
+
+
+def test_scores_are_cut_at_score_clip_spreads(tmp_path):
+    # one reply of sixteen gets 16, the rest 0: mean 1, spread 4, so 3.75 spreads and 15 times -0.25
+    def one(prompts, completions, **columns):
+        return [16.0 * (k == 0) for k in range(len(completions))]
+
+    found = {}
+    for clip in (5.0, 0.2):
+        seen = Recorder()
+        trainer = make(
+            tmp_path / str(clip), one, [seen], total_episodes=16, score_clip=clip, batch_size=16
+        )
+        trainer.train()
+        found[clip] = seen.logs[0]["objective/rlhf_reward"]
+    assert found[5.0] == pytest.approx(0.0, abs=1e-6)
+    assert found[0.2] == pytest.approx((0.2 - 15 * 0.2) / 16)
 
 
 def test_metrics_also_go_where_report_to_says(tmp_path, monkeypatch):
