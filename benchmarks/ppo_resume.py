@@ -96,7 +96,7 @@ def command(home: Path, extra: Sequence[str]) -> list[str]:
 def stage(home: Path) -> str:
     """What the only run of a home was doing last, for the log."""
     (status,) = list_runs(home)
-    return f"{status.state} ({status.stage} {status.fraction:.0%}, {updates(home)} updates)"
+    return f"{status.stage} ({status.fraction:.0%} of the run, {updates(home)} updates)"
 
 
 def updates(home: Path) -> int:

@@ -19,6 +19,7 @@ from dialog_rl.registry import AdapterRegistry
 from dialog_rl.runs import list_runs
 from dialog_rl.store import FeedbackStore
 from dialog_rl.train import standings
+from dialog_rl.train.checkpoints import load_checkpoint
 from dialog_rl.train.pipeline import train
 from tests.fakes import save_tiny_model
 
@@ -282,6 +283,10 @@ def test_killed_in_ppo_and_resumed_gives_the_same_adapter(tmp_path, model):
     )
     name = "adapter/adapter_model.safetensors"
     assert (resumed.folder / name).read_bytes() == (expected.folder / name).read_bytes()
+    mine, theirs = (load_checkpoint(r.folder / "checkpoints")[0] for r in (resumed, expected))
+    assert set(mine) == set(theirs) >= {"value_head.weight", "value_head.bias"}
+    assert bool(mine["value_head.weight"].any())
+    assert all(torch.equal(mine[n], theirs[n]) for n in mine)  # critic and Adam's moments too
     assert len(AdapterRegistry(cut).list()) == 1
 
 
