@@ -80,3 +80,10 @@ def test_every_make_target_in_the_docs_exists() -> None:
     for page in DOCS:
         for target in re.findall(r"^ {4}make ([a-z]+)", page.read_text(), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_test_that_the_guide_names_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guide.md").read_text())
+    assert len(named) >= 20
+    for file, name in named:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
