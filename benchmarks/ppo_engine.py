@@ -260,6 +260,10 @@ def fitted_reward(policy: Any, asked: Sequence[Any], dtype: Any) -> Any:
 
 def one(side: str, name: str, updates: int) -> None:
     """Run one side in this process and print its figures as JSON."""
+    if side != "trl":
+        from dialog_rl.process import settle
+
+        settle()
     import torch
 
     torch.set_num_threads(2)

@@ -27,6 +27,7 @@ from dialog_rl.config import (
 from dialog_rl.errors import ConfigError, DialogRLError
 from dialog_rl.idle_settings import ENV_ONLY, refuse_idle
 from dialog_rl.options import build, given, home_option, options
+from dialog_rl.process import settle
 from dialog_rl.reward.commands import reward
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
@@ -48,9 +49,7 @@ def _model_option(command: Any) -> Any:
 @click.version_option(__version__, prog_name="dialog-rl")
 def cli() -> None:
     """Chat with an assistant, rate its replies, train it on the ratings, judge, promote."""
-    # Before torch is imported: threads that wait sleep. Spinning ones make a training and a chat on
-    # the same cores slow each other ten times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
 
 
 @cli.command()

@@ -58,6 +58,8 @@ class _Layer:
 class LlamaRunner:
     """Decodes a Llama or Qwen2 model from packed copies of its weights."""
 
+    side_by_side = True
+
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         """Pack the weights.
 

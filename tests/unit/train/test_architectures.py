@@ -12,10 +12,10 @@ from peft import PeftModel
 from dialog_rl.adapters import merge_adapter
 from dialog_rl.config import TrainSettings
 from dialog_rl.conversation import SamplingParams
-from dialog_rl.rollout import Episode, TrainingPrompt, make_batch, Turn
+from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor
-from dialog_rl.train.guards import check_mask
 from dialog_rl.train.collect import Collector, LoggedPrompts
+from dialog_rl.train.guards import check_mask
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.backbone import share_parameters
 from reward_models.base import Message

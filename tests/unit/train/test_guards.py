@@ -7,7 +7,7 @@ import torch
 
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import ConfigError, TrainingError
-from dialog_rl.rollout import Episode, TrainingPrompt, make_batch, Turn
+from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.guards import Health, check_mask, collapse, preflight, repetition
 from tests.fakes import byte_tokenizer
 
