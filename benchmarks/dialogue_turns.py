@@ -203,8 +203,14 @@ def measure(
         for side in SIDES:
             words = ["--one", side, str(count), "--dialogues", str(dialogues)]
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.dialogue_turns", *words]
-                + ["--updates", str(updates)],
+                [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.dialogue_turns",
+                    *words,
+                    "--updates",
+                    str(updates),
+                ],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,

@@ -7,6 +7,7 @@ run is a process of its own and leaves a JSON file; what is there is not run aga
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -156,7 +157,7 @@ def timed(trainer: Any) -> tuple[list[float], list[float]]:
 
     trainer.log = noted
     trainer.train()
-    return rewards, [b - a for a, b in zip(stamps, stamps[1:], strict=False)]
+    return rewards, [b - a for a, b in itertools.pairwise(stamps)]
 
 
 def ours(
@@ -164,8 +165,8 @@ def ours(
 ) -> tuple[Any, Any]:
     """Our trainer, and what hands out its policy."""
     from dialog_rl.train.actor import Actor
-    from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.collect import Collector, LoggedPrompts
+    from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from reward_models.composite import CompositeReward
 
