@@ -158,7 +158,8 @@ def test_a_template_that_prints_a_turn_differently_later_is_refused_at_the_start
     policy = policy_of("chatml")
     policy.tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-        "{% if m['role'] == 'assistant' and not loop.last %}earlier: {% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if m['role'] == 'assistant' and not loop.last %}earlier: {% endif %}"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     with pytest.raises(PolicyError, match=r"not prefix-preserving.* set tokenizer\.chat_template"):
