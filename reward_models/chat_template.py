@@ -14,7 +14,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from reward_models.base import Message
 from reward_models.errors import PolicyError
@@ -142,11 +142,14 @@ def check_reply_mask(tokenizer: "PreTrainedTokenizerBase", turns: int) -> None:
     Raises:
         PolicyError: a reply's text or end is outside the mask, or something else inside it.
     """
-    ids, mask = render_dialogue(tokenizer, _DIALOGUE[: 2 * turns])
+    words = _spellable(tokenizer, 2 * turns)
+    roles: tuple[Literal["user"], Literal["assistant"]] = ("user", "assistant")
+    talk: list[Message] = [{"role": roles[n % 2], "content": w} for n, w in enumerate(words)]
+    ids, mask = render_dialogue(tokenizer, talk)
     inside = [[i for i, _ in run] for own, run in _runs(ids, mask) if own]
     outside = tokenizer.decode([i for i, own in zip(ids, mask, strict=True) if not own])
     end = end_of_turn_id(tokenizer)
-    said = [message["content"] for message in _DIALOGUE[1 : 2 * turns : 2]]
+    said = words[1::2]
     heard = [str(tokenizer.decode(run, skip_special_tokens=True)).strip() for run in inside]
     if (
         heard != said
@@ -161,11 +164,33 @@ def check_reply_mask(tokenizer: "PreTrainedTokenizerBase", turns: int) -> None:
 
 
 _DIALOGUE: tuple[Message, ...] = (
-    {"role": "user", "content": "mango"},
-    {"role": "assistant", "content": "violet"},
-    {"role": "user", "content": "cedar"},
-    {"role": "assistant", "content": "amber"},
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+    {"role": "assistant", "content": "four"},
 )
+_WORDS = ("mango", "violet", "cedar", "amber")
+"""Not to be found in any template's own text."""
+
+
+def _spellable(tokenizer: "PreTrainedTokenizerBase", count: int) -> list[str]:
+    """So many words that come back from encoding and decoding: ours, or the vocabulary's longest.
+
+    Raises:
+        PolicyError: the tokenizer spells too few.
+    """
+    found: list[str] = []
+    longest = sorted(tokenizer.get_vocab(), key=lambda piece: (-len(piece), piece))
+    for word in (*_WORDS, *(piece for piece in longest if piece.isalnum())):
+        ids = tokenizer.encode(word, add_special_tokens=False)
+        if str(tokenizer.decode(ids)).strip() == word and word not in found:
+            found.append(word)
+        if len(found) == count:
+            return found
+    raise PolicyError(
+        f"the tokenizer of {_analysis(tokenizer).name} gives back only {len(found)} words of those "
+        "it is given; use a model with a complete tokenizer"
+    )
 
 
 def _runs(ids: Sequence[int], mask: Sequence[bool]) -> list[tuple[bool, list[tuple[int, bool]]]]:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from dialog_rl.allocator import give_back
 from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
@@ -144,6 +145,7 @@ class _Work:
                 self._learn(data)
             except WeakReward as error:
                 return self._refuse(str(error))
+        give_back()
         verdict, version = self._judge(data)
         draw_plots(self.run.metrics(), path / "plots")
         promoted = promote and verdict.ship
@@ -205,7 +207,9 @@ class _Work:
         if settings.algo in ("ppo", "grpo", "rloo"):
             # Fitted first: a reward that cannot be learned should cost no further minute.
             reward = self._reward(data)
+            give_back()
             self._sft(actor, examples, data, required=False)
+            give_back()
             prompts = examples.prompts(data.prompts)
             require_prompts(prompts)
             learn = self._ppo if settings.algo == "ppo" else self._group

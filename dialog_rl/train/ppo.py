@@ -93,7 +93,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """
         self.actor, self.prompts, self.sampler, self.reward = actor, prompts, sampler, reward
         self.settings, self.folder = settings, folder
-        self.per_pass = _per_pass(settings)
+        self.per_pass = replies_per_pass(settings)
         groups = [
             {"params": list(actor.adapter_parameters().values()), "lr": settings.learning_rate},
             {"params": list(actor.value_head.parameters()), "lr": settings.value_learning_rate},
@@ -401,7 +401,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.state.global_step = self.progress.update
 
 
-def _per_pass(settings: TrainSettings) -> int:
+def replies_per_pass(settings: TrainSettings) -> int:
     """Replies per pass, so that every minibatch is a whole number of passes."""
     replies = settings.batch_size // settings.num_mini_batches
     most = max(PER_PASS, settings.num_generations)
