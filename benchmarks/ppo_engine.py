@@ -187,6 +187,7 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
     from dialog_rl.config import TrainSettings
     from dialog_rl.policy import Policy
     from dialog_rl.train.actor import Actor
+    from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.reward import build_reward
@@ -217,7 +218,7 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
         precision = "bfloat16" if chosen == "bfloat16" else "weights"
         return policy.generate(ids, sampling, seeds, model=module, precision=precision)  # type: ignore[arg-type]
 
-    learned = fitted_reward(policy, asked)
+    learned = fitted_reward(policy, asked, autocast_dtype(chosen))
     with tempfile.TemporaryDirectory() as folder:
         trainer = DialogPPOTrainer(
             actor=Actor(
@@ -227,16 +228,16 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
                 autocast_dtype=autocast_dtype(chosen),
             ),
             tokenizer=tokenizer,
-            prompts=asked,
-            sampler=sampler,
-            reward=build_reward(learned, settings),
+            collector=Collector(
+                LoggedPrompts(asked, settings), sampler, build_reward(learned, settings), settings
+            ),
             settings=settings,
             folder=Path(folder),
         )
         return update_seconds(trainer), before
 
 
-def fitted_reward(policy: Any, asked: Sequence[Any]) -> Any:
+def fitted_reward(policy: Any, asked: Sequence[Any], dtype: Any) -> Any:
     """A learned reward on the policy's own base, fitted on made-up thumbs."""
     from reward_models.base import Judgement
     from reward_models.encoder import Backbone
@@ -253,12 +254,16 @@ def fitted_reward(policy: Any, asked: Sequence[Any]) -> Any:
         )
         for n, prompt in enumerate(asked[:64])
     ]
-    backbone = Backbone(model=policy.model, tokenizer=policy.tokenizer, name=policy.base_id)
+    backbone = Backbone(policy.model, policy.tokenizer, policy.base_id, dtype)
     return LearnedReward.fit(judgements, backbone=backbone)[0]
 
 
 def one(side: str, name: str, updates: int) -> None:
     """Run one side in this process and print its figures as JSON."""
+    if side != "trl":
+        from dialog_rl.process import settle
+
+        settle()
     import torch
 
     torch.set_num_threads(2)

@@ -5,58 +5,59 @@ exactly the tokens that the policy sampled, its end token included. A whole dial
 whose mask has a gap wherever somebody else speaks; a single reply is the special case of one turn.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def reply_mask(lengths: Tensor, width: int) -> Tensor:
-    """Mask of the sampled tokens of right-padded replies; counts tokens, never compares pad ids.
-
-    A pad token that equals the end token is therefore harmless.
+def turn_ends(mask: Tensor) -> Tensor:
+    """Mark the last sampled token of every turn: the next token is not ours, or there is none.
 
     Args:
-        lengths: [B] number of sampled tokens, end token included.
-        width: R, the padded length.
+        mask: [B, T] bool.
 
     Returns:
-        [B, R] bool.
+        [B, T] bool.
 
-    >>> reply_mask(torch.tensor([1, 3]), 3).int().tolist()
-    [[1, 0, 0], [1, 1, 1]]
+    >>> turn_ends(torch.tensor([[True, True, False, True], [True, False, False, False]])).tolist()
+    [[False, True, False, True], [True, False, False, False]]
     """
-    return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]
+    following = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    return mask & ~following
 
 
-def last_token(mask: Tensor) -> Tensor:
-    """Index of the last sampled token of each sequence.
+def turn_scores(totals: Tensor, rewards: Sequence[Sequence[float]]) -> Tensor:
+    """Share out the total of each episode: every turn keeps its reward, the last gets the rest.
+
+    The rest is the terminal reward, less whatever baseline was taken off the total.
 
     Args:
-        mask: [B, T] bool with at least one True in each row.
+        totals: [B], as they shall add up.
+        rewards: one number per turn of each episode, in the same units; that of the last turn is
+            not looked at.
 
     Returns:
-        [B] int64.
+        [N] over the turns of all episodes, in order.
 
-    Raises:
-        ValueError: a row has no sampled token, so it has no place for a reward.
-
-    >>> last_token(torch.tensor([[True, False, False], [False, True, True]])).tolist()
-    [0, 2]
+    >>> turn_scores(torch.tensor([2.0, 3.0]), [[0.5, -1.0, 9.0], [7.0]]).tolist()
+    [0.5, -1.0, 2.5, 3.0]
     """
-    if not bool(mask.any(dim=1).all()):
-        rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
-        raise ValueError(f"sequences {rows} have no sampled token; leave them out of the batch")
-    width = mask.shape[1]
-    return width - 1 - mask.flip(1).int().argmax(dim=1)
+    shared = [
+        [*own[:-1], total - sum(own[:-1])]
+        for own, total in zip(rewards, totals.tolist(), strict=True)
+    ]
+    return torch.tensor([x for own in shared for x in own], dtype=totals.dtype)
 
 
 def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> Tensor:
-    """Reward of each token: -kl_coef * kl everywhere, plus the score exactly on the last token.
+    """Reward of each token: -kl_coef * kl everywhere, plus each turn's score on its last token.
 
     The last token is the end token, or the last token before the length limit. (TRL 1.12 puts the
     score one position later, where no action was taken.)
 
     Args:
-        scores: [B] reward of the whole reply.
+        scores: [N] reward of every turn, row by row; [B] where a row is one reply.
         kl: [B, T] per-token estimate of the KL to the reference (nats).
         kl_coef: reward per nat.
         mask: [B, T] bool.
@@ -64,13 +65,18 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> T
     Returns:
         [B, T], 0 outside the mask.
 
+    Raises:
+        ValueError: a row has no sampled token, so it has no place for a reward.
+
     >>> token_rewards(torch.tensor([2.0]), torch.tensor([[1.0, 1.0, 9.0]]), 0.5,
     ...               torch.tensor([[True, True, False]])).tolist()
     [[-0.5, 1.5, 0.0]]
     """
+    if not bool(mask.any(dim=1).all()):
+        rows = (~mask.any(dim=1)).nonzero().flatten().tolist()
+        raise ValueError(f"sequences {rows} have no sampled token; leave them out of the batch")
     rewards = torch.where(mask, -kl_coef * kl, torch.zeros_like(kl))
-    rows = torch.arange(mask.shape[0], device=mask.device)
-    rewards[rows, last_token(mask)] += scores.to(rewards.dtype)
+    rewards[turn_ends(mask)] += scores.to(rewards)
     return rewards
 
 

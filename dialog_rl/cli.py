@@ -16,10 +16,18 @@ from typing import Any
 import click
 
 from dialog_rl import __version__
-from dialog_rl.config import ALGOS, ChatSettings, GateSettings, SimulateSettings, TrainSettings
+from dialog_rl.config import (
+    ALGOS,
+    ENV_DEFAULTS,
+    ChatSettings,
+    GateSettings,
+    SimulateSettings,
+    TrainSettings,
+)
 from dialog_rl.errors import ConfigError, DialogRLError
-from dialog_rl.idle_settings import refuse_idle
+from dialog_rl.idle_settings import ENV_ONLY, refuse_idle
 from dialog_rl.options import build, given, home_option, options
+from dialog_rl.process import settle
 from dialog_rl.reward.commands import reward
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
@@ -41,9 +49,7 @@ def _model_option(command: Any) -> Any:
 @click.version_option(__version__, prog_name="dialog-rl")
 def cli() -> None:
     """Chat with an assistant, rate its replies, train it on the ratings, judge, promote."""
-    # Before torch is imported: threads that wait sleep. Spinning ones make a training and a chat on
-    # the same cores slow each other ten times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
 
 
 @cli.command()
@@ -90,12 +96,17 @@ def train(
     only_plan: bool,
     **flags: Any,
 ) -> int:
-    """Train an adapter on the feedback in the store and judge it against the one in service."""
-    settings = build(TrainSettings, flags)
+    """Train an adapter on the feedback in the store and judge it against the one in service.
+
+    With --env it learns from conversations with simulated users, and is judged on unseen ones.
+    """
     asked = given(TrainSettings)
+    if flags["env"] is not None:
+        flags |= {name: value for name, value in ENV_DEFAULTS.items() if name not in asked}
+    settings = build(TrainSettings, flags)
     if resume and asked:
         raise ConfigError(f"--resume goes on with the run's own settings; leave out --{asked[0]}")
-    refuse_idle(asked, [settings.algo])
+    refuse_idle(asked, [settings.algo], env=settings.env, credit=settings.credit)
     if only_plan:
         if resume or promote:
             raise ConfigError("--plan trains nothing; leave out --resume and --promote")
@@ -120,7 +131,7 @@ def train(
 @home_option
 @_model_option
 @click.argument("algos", nargs=-1, metavar="[ALGO]...", type=click.Choice(ALGOS))
-@options(TrainSettings, skip=("algo",))
+@options(TrainSettings, skip=("algo", "env", *ENV_ONLY))
 def compare(home: Path, model_name_or_path: str | None, algos: Sequence[str], **flags: Any) -> int:
     """Train with each ALGO on the same ratings (all of them if none is named) and show a table.
 

@@ -15,6 +15,7 @@ Algo = Literal["ppo", "grpo", "rloo", "kto", "dpo", "sft"]
 ALGOS: tuple[Algo, ...] = get_args(Algo)
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayerChoice = Literal["all", "top_half", "top_quarter"]
+CreditChoice = Literal["turn", "dialogue"]
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:
@@ -156,6 +157,10 @@ class SimulateSettings:
 class TrainSettings:
     """``dialog-rl train``: from the ratings in the store to a judged adapter."""
 
+    env: str | None = None
+    """Learn from conversations with simulated users instead of logged prompts: a domain that ships
+    with the package (concierge), or a JSON file. Needs no ratings unless learned_reward_weight is
+    given; other settings then start from values of their own, see the guide."""
     algo: Algo = "ppo"
     """How the policy learns: ppo, grpo or rloo (reward model, then fresh replies), kto or dpo (the
     ratings themselves), or sft alone (approved and corrected replies)."""
@@ -198,14 +203,30 @@ class TrainSettings:
     accept_weak_reward: bool = False
     """Go on although the reward model does no better than chance on ratings it has not seen."""
 
+    env_reward_weight: float = 1.0
+    """With env: weight of what the simulated user gives: success, less turn_cost and
+    grounding_cost."""
+    turn_cost: float = 0.05
+    """With env: taken off for every reply."""
+    grounding_cost: float = 0.1
+    """With env: taken off for every wrong fact of a reply, at most three."""
+    fresh_names: float = 0.5
+    """With env: share of the words in names and facts that are made up anew for every update, so
+    that the policy learns to read the catalogue instead of knowing it; 0 keeps the domain's own."""
+    max_turns: int = 20
+    """With env: replies after which a conversation is cut off, which counts as a failure."""
+    test_conversations: int = 200
+    """With env: conversations with unseen users in which the verdict compares both versions."""
+
     total_episodes: int = 1536
-    """Fresh replies that PPO, GRPO or RLOO samples and learns from."""
+    """Fresh replies (with env: conversations) that PPO, GRPO or RLOO samples and learns from."""
     max_seconds: float = 110.0
     """PPO, GRPO and RLOO end after the update in which this much time has passed."""
     batch_size: int = 64
-    """Replies per PPO update."""
+    """Replies, or conversations, per PPO update."""
     num_generations: int = 4
-    """Replies sampled to each prompt of a batch; they share the reading of it."""
+    """Replies sampled to each prompt of a batch, or conversations with each simulated user; they
+    share the reading of it and are compared with one another."""
     num_mini_batches: int = 4
     """Optimizer steps per pass over a batch."""
     num_ppo_epochs: int = 2
@@ -235,6 +256,13 @@ class TrainSettings:
     """Discount per token."""
     lam: float = 0.95
     """GAE's lambda."""
+    credit: CreditChoice = "turn"
+    """With env: turn puts every turn's reward on its own end token, dialogue puts the sum on the
+    last one, as if the conversation were one reply."""
+    turn_gamma: float = 1.0
+    """With env: discount from one turn to the next."""
+    turn_lam: float = 1.0
+    """With env: GAE's lambda from one turn to the next."""
     whiten_rewards: bool = False
     """Scale the per-token rewards of each batch to unit variance."""
     temperature: float = 0.7
@@ -274,6 +302,7 @@ class TrainSettings:
         _one_of("init_from", self.init_from, ("incumbent", "base"))
         _one_of("lora_layers", self.lora_layers, ("all", "top_half", "top_quarter"))
         _one_of("kl_estimator", self.kl_estimator, ("k1", "k3"))
+        _one_of("credit", self.credit, ("turn", "dialogue"))
         _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
         for name, low, high in _RANGES:
             value = getattr(self, name)
@@ -298,8 +327,21 @@ class TrainSettings:
                 f"reward_weights must have one value per reward_funcs "
                 f"({len(self.reward_funcs)}), got {len(self.reward_weights)}"
             )
-        if not self.reward_funcs and self.learned_reward_weight == 0:
-            raise ConfigError("learned_reward_weight is 0 and reward_funcs is empty: no reward")
+        if self.env is not None and self.algo != "ppo":
+            raise ConfigError(f"env needs algo ppo, got {self.algo}")
+        from_user = self.env_reward_weight if self.env is not None else 0.0
+        if not self.reward_funcs and self.learned_reward_weight == from_user == 0:
+            raise ConfigError("every reward has weight 0 and reward_funcs is empty: no reward")
+
+    @classmethod
+    def with_env(cls, env: str, **given: Any) -> "TrainSettings":
+        """Settings for conversations with simulated users: :data:`ENV_DEFAULTS` and what is given.
+
+        Args:
+            env: the domain.
+            given: other fields.
+        """
+        return cls(**{**ENV_DEFAULTS, **given, "env": env})
 
     def num_total_batches(self) -> int:
         """PPO updates that ``total_episodes`` takes, the last batch full."""
@@ -317,6 +359,15 @@ class TrainSettings:
         )
 
 
+ENV_DEFAULTS: dict[str, Any] = {
+    "sft": False,
+    "learned_reward_weight": 0.0,
+    "reward_funcs": (),
+    "total_episodes": 6400,
+    "max_seconds": 900.0,
+}
+"""Where training with simulated users starts from other values: their reward alone counts."""
+
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("test_fraction", 0.05, 0.9),
     ("lora_r", 1, 1024),
@@ -327,6 +378,12 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("preference_epochs", 1, 1000),
     ("preference_learning_rate", 1e-8, 1.0),
     ("learned_reward_weight", 0.0, 1e3),
+    ("env_reward_weight", 0.0, 1e3),
+    ("turn_cost", 0.0, 1e3),
+    ("grounding_cost", 0.0, 1e3),
+    ("fresh_names", 0.0, 1.0),
+    ("max_turns", 1, 1000),
+    ("test_conversations", 2, 1_000_000),
     ("total_episodes", 1, 10**9),
     ("max_seconds", 0.0, 1e9),
     ("batch_size", 2, 65536),
@@ -344,6 +401,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("vf_coef", 0.0, 100.0),
     ("gamma", 0.0, 1.0),
     ("lam", 0.0, 1.0),
+    ("turn_gamma", 0.0, 1.0),
+    ("turn_lam", 0.0, 1.0),
     ("temperature", 0.05, 5.0),
     ("response_length", 1, 4096),
     ("score_clip", 0.1, 1e6),

@@ -162,11 +162,7 @@ def decide(
             f"held-out ratings do not show that people prefer what it says: p = {p_value:.3f}, "
             f"needed {level:g}, {support}"
         )
-    for m in measures:
-        if m.ok is False and m.name != P_VALUE:
-            new, old = _short(m.candidate), _short(m.incumbent)
-            sides = f" ({old} before, {new} now)" if m.candidate is not None else ""
-            against.append(f"{m.name}: {_short(m.difference)}{sides}; {m.asked}")
+    against += objections(measures)
     if against:
         return False, against
     return True, [
@@ -174,6 +170,17 @@ def decide(
         f"{len(rated)} ratings from {groups} conversations)",
         "no guarded rule, skill or form got worse",
     ]
+
+
+def objections(measures: Sequence[Measure]) -> list[str]:
+    """One sentence for every measure, the p value aside, that does not show what it must."""
+    against = []
+    for m in measures:
+        if m.ok is False and m.name != P_VALUE:
+            new, old = _short(m.candidate), _short(m.incumbent)
+            sides = f" ({old} before, {new} now)" if m.candidate is not None else ""
+            against.append(f"{m.name}: {_short(m.difference)}{sides}; {m.asked}")
+    return against
 
 
 def _short(value: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from dialog_rl.config import ALGOS, Algo
+from dialog_rl.config import ALGOS, Algo, CreditChoice
 from dialog_rl.errors import ConfigError
 
 _REWARDED: frozenset[Algo] = frozenset({"ppo", "grpo", "rloo"})
@@ -49,17 +49,44 @@ _USED_BY: dict[frozenset[Algo], tuple[str, ...]] = {
     frozenset(ALGOS) - {"sft"}: ("report_to",),
 }
 
+ENV_ONLY = (
+    "env_reward_weight",
+    "turn_cost",
+    "grounding_cost",
+    "fresh_names",
+    "max_turns",
+    "test_conversations",
+    "credit",
+    "turn_gamma",
+    "turn_lam",
+)
+"""Read only where simulated users answer: a reply to a logged prompt is a single turn."""
 
-def refuse_idle(given: Collection[str], algos: Collection[Algo]) -> None:
+
+def refuse_idle(
+    given: Collection[str],
+    algos: Collection[Algo],
+    *,
+    env: str | None = None,
+    credit: CreditChoice = "turn",
+) -> None:
     """Refuse a setting that none of the algorithms reads: it would do nothing, in silence.
 
     Args:
         given: fields of :class:`TrainSettings` that somebody set.
         algos: what will be trained with.
+        env: the domain of simulated users; None trains on logged prompts.
+        credit: as in the settings.
 
     Raises:
-        ConfigError: names the setting and the algorithms that read it.
+        ConfigError: names the setting and what reads it.
     """
+    for name in ENV_ONLY:
+        if name in given and env is None:
+            raise ConfigError(f"{name} has no effect without env; leave it out or give --env")
+    for name in ("turn_gamma", "turn_lam"):
+        if name in given and credit == "dialogue":
+            raise ConfigError(f"{name} has no effect with credit dialogue; leave it out")
     for readers, names in _USED_BY.items():
         idle = [name for name in names if name in given]
         if idle and not readers & set(algos):

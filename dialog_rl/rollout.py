@@ -1,11 +1,12 @@
-"""From logged prompts to a batch of fresh, scored replies.
+"""From logged prompts, or talks with simulated users, to a batch of scored token sequences.
 
-Which prompts come when, and every sampling seed, are functions of (seed, position): there is no
-generator whose state a checkpoint would have to keep.
+An episode is one sequence: a prompt, then replies with what others said in between. A reply to a
+logged prompt is the episode of one turn. Which prompts come when, and every sampling seed, are
+functions of (seed, position): there is no generator whose state a checkpoint would have to keep.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -25,21 +26,48 @@ class TrainingPrompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Episode:
-    """One sampled reply and what the rewards said about it."""
+class Turn:
+    """One sampled reply, what the rewards said about it, and what was said to it."""
 
-    prompt: TrainingPrompt
-    reply_ids: tuple[int, ...]
+    ids: tuple[int, ...]
     """Sampled ids, end token included if it was sampled."""
     logprobs: tuple[float, ...]
     """As recorded while decoding."""
-    text: str
-    finished: bool
+    text: str = ""
+    finished: bool = True
     """It ended with an end token."""
-    score: float
-    """Total reward, not yet standardised."""
-    parts: dict[str, float | None]
-    """Score of each reward by name."""
+    score: float = 0.0
+    """Total reward of this turn, not yet standardised."""
+    parts: Mapping[str, float | None] = field(default_factory=dict)
+    """Score of each reward by name; None where it has no opinion."""
+    after: tuple[int, ...] = ()
+    """Ids up to the next reply, which nobody sampled; empty after the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """A prompt and what followed: one reply, or a dialogue in which somebody answered."""
+
+    prompt: TrainingPrompt
+    turns: tuple[Turn, ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What is measured beside the rewards, such as success."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Everything after the prompt."""
+        return tuple(i for turn in self.turns for i in (*turn.ids, *turn.after))
+
+    @property
+    def sampled(self) -> tuple[bool, ...]:
+        """For each of ``ids``, whether the policy sampled it."""
+        spans = [(len(turn.ids), len(turn.after)) for turn in self.turns]
+        return tuple(own for n, m in spans for own in (*(True,) * n, *(False,) * m))
+
+    @property
+    def score(self) -> float:
+        """Reward of the whole."""
+        return sum(turn.score for turn in self.turns)
 
 
 class Sampler(Protocol):
@@ -94,7 +122,7 @@ def prompt_order(count: int, start: int, size: int, seed: int) -> list[int]:
 
 
 def sampling_seeds(start: int, size: int, seed: int) -> list[int]:
-    """Sampling seed of each episode, by its position in the run."""
+    """Sampling seed of each episode's first reply, by its position in the run."""
     return [seed * 1_000_000_007 + position for position in range(start, start + size)]
 
 
@@ -102,9 +130,9 @@ def sampling_seeds(start: int, size: int, seed: int) -> list[int]:
 class Pass:
     """What one forward pass reads: b rows of at most T tokens, and the n sampled tokens in them.
 
-    A row is a prompt with one reply, or with several replies to it side by side: then
-    ``attention`` lets each reply see the prompt and itself, and ``positions`` start each right
-    after the prompt, so that every reply is scored exactly as if it stood alone.
+    A row is a prompt with one episode, or with several episodes of it side by side: then
+    ``attention`` lets each see the prompt and itself, and ``positions`` start each right after the
+    prompt, so that every one is scored exactly as if it stood alone.
     """
 
     ids: Tensor
@@ -122,20 +150,25 @@ class Pass:
     episodes: Tensor
     """[n] which episode of the batch it belongs to."""
     steps: Tensor
-    """[n] its place in that episode's reply, from 0."""
+    """[n] its place after that episode's prompt, from 0."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B episodes as tensors over at most R reply tokens, and the passes that read them."""
+    """B episodes as tensors over at most R tokens after the prompt, and the passes over them."""
 
     episodes: tuple[Episode, ...]
     mask: Tensor
-    """[B, R] bool, True on the sampled tokens."""
+    """[B, R] bool, True on the sampled tokens; a gap is where somebody else spoke."""
     sampled_logprobs: Tensor
     """[B, R] as recorded while decoding, 0 outside the mask."""
     passes: tuple[Pass, ...]
     """Rows of similar length stand together, so that little is padded."""
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns of all episodes, in their order."""
+        return [turn for episode in self.episodes for turn in episode.turns]
 
 
 def make_batch(
@@ -144,20 +177,22 @@ def make_batch(
     """Pack episodes into passes, short rows with short ones.
 
     Args:
-        episodes: replies to one prompt should follow one another.
+        episodes: those with the same prompt should follow one another.
         per_pass: episodes in one pass, about (at least one row).
         device: where the tensors go.
-        pack: put the replies to one prompt into one row, which then reads the prompt once.
+        pack: put the episodes of one prompt into one row, which then reads the prompt once.
 
     Raises:
         TrainingError: a reply has no token.
     """
-    if any(not e.reply_ids for e in episodes):
+    turns = [turn for episode in episodes for turn in episode.turns]
+    if any(not turn.ids for turn in turns):
         raise TrainingError("a sampled reply has no token, not even an end token; this is a bug")
-    lengths = torch.tensor([len(e.reply_ids) for e in episodes])
-    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    mask = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(e.sampled) for e in episodes], batch_first=True, padding_value=False
+    )
     logprobs = torch.zeros(mask.shape)
-    logprobs[mask] = torch.tensor([p for e in episodes for p in e.logprobs])
+    logprobs[mask] = torch.tensor([p for turn in turns for p in turn.logprobs])
     rows: list[list[int]] = []
     for index, episode in enumerate(episodes):
         if pack and rows and episodes[rows[-1][0]].prompt is episode.prompt:
@@ -176,7 +211,7 @@ def make_batch(
 
 
 def _row_length(episodes: Sequence[Episode], row: Sequence[int]) -> int:
-    return len(episodes[row[0]].prompt.ids) + sum(len(episodes[i].reply_ids) for i in row)
+    return len(episodes[row[0]].prompt.ids) + sum(len(episodes[i].ids) for i in row)
 
 
 def _make_pass(
@@ -185,7 +220,7 @@ def _make_pass(
     width = max(_row_length(episodes, row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros_like(ids)
-    segments = torch.full_like(ids, -1)  # 0 is the prompt, k the k-th reply
+    segments = torch.full_like(ids, -1)  # 0 is the prompt, k the k-th episode
     tokens: list[tuple[int, int, int, int, int]] = []
     for r, row in enumerate(rows):
         prompt = episodes[row[0]].prompt.ids
@@ -194,14 +229,14 @@ def _make_pass(
         positions[r, :at] = torch.arange(at)
         segments[r, :at] = 0
         for k, index in enumerate(row, start=1):
-            reply = episodes[index].reply_ids
-            end = at + len(reply)
-            ids[r, at:end] = torch.tensor(reply)
-            positions[r, at:end] = torch.arange(len(prompt), len(prompt) + len(reply))
+            said, sampled = episodes[index].ids, episodes[index].sampled
+            end = at + len(said)
+            ids[r, at:end] = torch.tensor(said)
+            positions[r, at:end] = torch.arange(len(prompt), len(prompt) + len(said))
             segments[r, at:end] = k
             sources = [len(prompt) - 1, *range(at, end - 1)]
             tokens += [
-                (r, s, t, index, n) for n, (s, t) in enumerate(zip(sources, reply, strict=True))
+                (r, source, said[n], index, n) for n, source in enumerate(sources) if sampled[n]
             ]
             at = end
     packed = any(len(row) > 1 for row in rows)

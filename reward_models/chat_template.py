@@ -14,7 +14,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from reward_models.base import Message
 from reward_models.errors import PolicyError
@@ -68,6 +68,40 @@ def render_reply_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[in
     return ids
 
 
+def render_answer_ids(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, ended: bool
+) -> list[int]:
+    """Ids from the end of the last assistant turn to the next generation prompt, that included.
+
+    ``prompt ids + sampled reply ids + these`` is the next prompt, with the reply as it was sampled.
+
+    Args:
+        tokenizer: whose template is used.
+        messages: the conversation; it ends with an assistant turn and the answer to it.
+        ended: the reply has an end token; where it was cut, the template's is put first.
+
+    Raises:
+        PolicyError: the template is not prefix-preserving.
+    """
+    reply: Message = {"role": "assistant", "content": "ok"}  # what it says makes no difference
+    earlier = messages[:-2]
+    before = render_ids(tokenizer, earlier) + render_reply_ids(tokenizer, reply["content"])
+    whole = render_ids(tokenizer, [*earlier, reply, messages[-1]])
+    if whole[: len(before)] != before:
+        raise PolicyError(_changing(tokenizer, len(messages) // 2))
+    end = end_of_turn_id(tokenizer)
+    return [*([] if ended or end is None else [end]), *whole[len(before) :]]
+
+
+def _changing(tokenizer: "PreTrainedTokenizerBase", turn: int) -> str:
+    """What to say of a template that prints a turn differently later on."""
+    return (
+        f"the chat template of {_analysis(tokenizer).name} is not prefix-preserving: it "
+        f"prints turn {turn} differently once the conversation goes on; set "
+        "tokenizer.chat_template to one that prints every assistant turn the same way"
+    )
+
+
 def render_dialogue(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
 ) -> tuple[list[int], list[bool]]:
@@ -85,11 +119,7 @@ def render_dialogue(
         reply = render_reply_ids(tokenizer, message["content"])
         end = len(begin) + len(reply)
         if ids[:end] != begin + reply:
-            raise PolicyError(
-                f"the chat template of {_analysis(tokenizer).name} is not prefix-preserving: it "
-                f"prints message {turn + 1} differently once the conversation goes on; set "
-                "tokenizer.chat_template to one that prints every assistant turn the same way"
-            )
+            raise PolicyError(_changing(tokenizer, turn // 2 + 1))
         mask[len(begin) : end] = [True] * len(reply)
     return ids, mask
 
@@ -142,18 +172,16 @@ def check_reply_mask(tokenizer: "PreTrainedTokenizerBase", turns: int) -> None:
     Raises:
         PolicyError: a reply's text or end is outside the mask, or something else inside it.
     """
-    words = _spellable(tokenizer, 2 * turns)
-    roles: tuple[Literal["user"], Literal["assistant"]] = ("user", "assistant")
-    talk: list[Message] = [{"role": roles[n % 2], "content": w} for n, w in enumerate(words)]
-    ids, mask = render_dialogue(tokenizer, talk)
+    ids, mask = render_dialogue(tokenizer, _DIALOGUE[: 2 * turns])
     inside = [[i for i, _ in run] for own, run in _runs(ids, mask) if own]
     outside = tokenizer.decode([i for i, own in zip(ids, mask, strict=True) if not own])
     end = end_of_turn_id(tokenizer)
-    said = words[1::2]
+    said = [_heard(tokenizer, message["content"]) for message in _DIALOGUE[1 : 2 * turns : 2]]
+    asked = [_heard(tokenizer, message["content"]) for message in _DIALOGUE[: 2 * turns : 2]]
     heard = [str(tokenizer.decode(run, skip_special_tokens=True)).strip() for run in inside]
     if (
         heard != said
-        or any(text in outside for text in said)
+        or any(text in outside for text in said if text not in asked)
         or any(run[-1] != end or end in run[:-1] for run in inside if end is not None)
     ):
         raise PolicyError(
@@ -164,33 +192,17 @@ def check_reply_mask(tokenizer: "PreTrainedTokenizerBase", turns: int) -> None:
 
 
 _DIALOGUE: tuple[Message, ...] = (
-    {"role": "user", "content": "one"},
-    {"role": "assistant", "content": "two"},
-    {"role": "user", "content": "three"},
-    {"role": "assistant", "content": "four"},
+    {"role": "user", "content": "mango"},
+    {"role": "assistant", "content": "violet"},
+    {"role": "user", "content": "cedar"},
+    {"role": "assistant", "content": "amber"},
 )
-_WORDS = ("mango", "violet", "cedar", "amber")
-"""Not to be found in any template's own text."""
 
 
-def _spellable(tokenizer: "PreTrainedTokenizerBase", count: int) -> list[str]:
-    """So many words that come back from encoding and decoding: ours, or the vocabulary's longest.
-
-    Raises:
-        PolicyError: the tokenizer spells too few.
-    """
-    found: list[str] = []
-    longest = sorted(tokenizer.get_vocab(), key=lambda piece: (-len(piece), piece))
-    for word in (*_WORDS, *(piece for piece in longest if piece.isalnum())):
-        ids = tokenizer.encode(word, add_special_tokens=False)
-        if str(tokenizer.decode(ids)).strip() == word and word not in found:
-            found.append(word)
-        if len(found) == count:
-            return found
-    raise PolicyError(
-        f"the tokenizer of {_analysis(tokenizer).name} gives back only {len(found)} words of those "
-        "it is given; use a model with a complete tokenizer"
-    )
+def _heard(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """The text as the tokenizer gives it back; one of few words may know none of these."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return str(tokenizer.decode(ids)).strip()
 
 
 def _runs(ids: Sequence[int], mask: Sequence[bool]) -> list[tuple[bool, list[tuple[int, bool]]]]:

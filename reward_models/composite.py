@@ -89,6 +89,8 @@ class CompositeReward:
     """(name, reward function, weight) of each part."""
     dropped: int = field(default=0, init=False)
     """Scores that were NaN, infinite or beyond 1e6 so far; each counted as "no opinion"."""
+    faults: frozenset[int] = field(default=frozenset(), init=False)
+    """Places of such replies in the batch that was scored last."""
     __name__: str = field(default="composite", init=False)
 
     def __post_init__(self) -> None:
@@ -131,25 +133,21 @@ class CompositeReward:
             RewardError: a part raised, or returned a list of the wrong length.
         """
         rows: list[dict[str, float | None]] = [{} for _ in completions]
+        faults: set[int] = set()
         for name, reward, _ in self.parts:
             scores = call_reward(name, reward, prompts, completions, columns)
-            for row, score in zip(rows, scores, strict=True):
-                row[name] = self._checked(score)
+            for index, score in enumerate(scores):
+                rows[index][name] = value = _checked(score)
+                if value is None and score is not None:
+                    faults.add(index)
+                    self.dropped += 1
+        self.faults = frozenset(faults)
         for row in rows:
             opinions = [
                 weight * value for name, _, weight in self.parts if (value := row[name]) is not None
             ]
             row[TOTAL] = sum(opinions) if opinions else None
         return rows
-
-    def _checked(self, score: float | None) -> float | None:
-        if score is None:
-            return None
-        value = float(score)
-        if math.isfinite(value) and abs(value) <= LARGEST:
-            return value
-        self.dropped += 1
-        return None
 
     def __call__(
         self,
@@ -159,3 +157,11 @@ class CompositeReward:
     ) -> list[float | None]:
         """Return the totals of :meth:`breakdown`."""
         return [row[TOTAL] for row in self.breakdown(prompts, completions, **columns)]
+
+
+def _checked(score: float | None) -> float | None:
+    """The score as a float; None if it is none or too large to be an opinion."""
+    if score is None:
+        return None
+    value = float(score)
+    return value if math.isfinite(value) and abs(value) <= LARGEST else None

@@ -5,6 +5,7 @@ message by default), and its token states are averaged at two depths. The contex
 left to :mod:`reward_models.textual`, which costs a thousandth.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class Backbone:
     tokenizer: Any
     name: str
     """Where it can be loaded from again, or its identity."""
+    autocast_dtype: torch.dtype | None = None
+    """Arithmetic of its matrix products; None is that of the weights."""
 
     @classmethod
     def load(cls, name_or_path: str | Path, *, dtype: str = "float32") -> "Backbone":
@@ -68,12 +71,15 @@ def _two_depths(trunk: nn.Module, **inputs: Tensor) -> tuple[Tensor, Tensor]:
     """What enters the layer in the middle, and the last hidden states, each (B, T, hidden).
 
     transformers' ``output_hidden_states`` would keep every layer's output to the end of the pass.
+    Passes of other threads over the same modules are not listened to.
     """
     layers = decoder_layers(trunk)[1]
     seen: list[Tensor] = []
+    here = threading.get_ident()
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
+        if threading.get_ident() == here:
+            seen.append(args[0] if args else kwargs["hidden_states"])
 
     middle = (len(layers) + 1) // 2
     handle = layers[min(middle, len(layers) - 1)].register_forward_pre_hook(keep, with_kwargs=True)
@@ -186,11 +192,13 @@ class Reader:
             inputs[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
             mask[row, : len(ids)] = 1
             reply[row, begin : len(ids)] = 1
-        middle, last = _two_depths(
-            trunk or self.trunk,
-            input_ids=inputs.to(device),
-            attention_mask=mask.long().to(device),
-        )
+        dtype = self.backbone.autocast_dtype
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            middle, last = _two_depths(
+                trunk or self.trunk,
+                input_ids=inputs.to(device),
+                attention_mask=mask.long().to(device),
+            )
         both = torch.cat([middle, last], dim=-1)
         share = (reply / reply.sum(1, keepdim=True).clamp(min=1)).to(device, both.dtype)
         pooled: Tensor = torch.einsum("bt,bth->bh", share, both)

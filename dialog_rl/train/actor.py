@@ -22,8 +22,10 @@ from transformers import PreTrainedModel
 
 from dialog_rl.errors import PolicyError
 from dialog_rl.losses import token_logprobs
-from dialog_rl.rollout import Episode, Pass, TrainingPrompt, make_batch
+from dialog_rl.packed import packed_product
+from dialog_rl.rollout import Episode, Pass, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.fused_lora import FusedLora, fuse
+from dialog_rl.train.llama_layers import LlamaLayers, Plan, Weights
 from reward_models.backbone import (
     LoraLayers,
     decoder_layers,
@@ -46,6 +48,15 @@ class Scored(NamedTuple):
     """[N] entropy of the distribution it was drawn from, nats."""
     values: Tensor
     """[N] the critic's estimate before the token."""
+
+
+class Trunk(NamedTuple):
+    """What the frozen layers made of a pass, for :meth:`Actor.score`."""
+
+    states: Tensor
+    """[b, T, H] hidden states, or the ids [b, T] where nothing is frozen."""
+    plan: Plan | None = None
+    """Who sees whom, where the layers are our own."""
 
 
 class _ReachedTop(Exception):
@@ -75,15 +86,7 @@ def _probe(device: torch.device, *, packed: bool) -> tuple[Pass, ...]:
     prompt = TrainingPrompt(messages=(), ids=tuple(range(1, 7)))
     replies = (tuple(range(7, 11)), tuple(range(11, 14)))
     episodes = [
-        Episode(
-            prompt=prompt,
-            reply_ids=ids,
-            logprobs=(0.0,) * len(ids),
-            text="",
-            finished=True,
-            score=0.0,
-            parts={},
-        )
+        Episode(prompt=prompt, turns=(Turn(ids=ids, logprobs=(0.0,) * len(ids)),))
         for ids in replies
     ]
     if packed:
@@ -140,13 +143,18 @@ class Actor:
         self._backbone: PreTrainedModel = getattr(model, model.base_model_prefix)
         head = model.get_output_embeddings()
         self._head_weight, self._head_bias = head.weight, getattr(head, "bias", None)
+        weight = self._head_weight.detach()
+        self._head_product = packed_product(weight, self._head_bias) if weight.is_cpu else None
+        self._slope_weight = None if autocast_dtype is None else weight.to(autocast_dtype)
         self._softcap = getattr(model.config, "final_logit_softcapping", None)
         self.value_head = nn.Linear(head.weight.shape[1], 1, device=base.device)
         nn.init.zeros_(self.value_head.weight)  # the mean of a standardised reward
         nn.init.zeros_(self.value_head.bias)
         self.restart()
+        self._layers: LlamaLayers | None = None
         self.frozen_layers = self._split()
         self.can_pack = self._can_pack()
+        self._layers = self._own_layers()
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable tensors of the adapter by their module path."""
@@ -189,6 +197,17 @@ class Actor:
             alone, self._probed(_probe(self.device, packed=True), self.frozen_layers)
         )
 
+    def _own_layers(self) -> LlamaLayers | None:
+        """Our own layers where they are faster and say what transformers' layers say."""
+        if not LlamaLayers.supports(self._backbone):
+            return None
+        probe, frozen = _probe(self.device, packed=True), self.frozen_layers
+        if not self.can_pack:
+            return None
+        theirs = self._probed(probe, frozen)
+        self._layers = LlamaLayers(self._backbone, frozen)
+        return self._layers if self._agree(theirs, self._probed(probe, frozen)) else None
+
     def _probed(self, passes: Sequence[Pass], frozen: int) -> Tensor | None:
         """Log-probabilities of the probe's tokens with so many frozen layers; None if it fails."""
         self.frozen_layers, found = frozen, []
@@ -205,6 +224,11 @@ class Actor:
             return False
         return bool((a - b).abs().max() <= PROBE_TOLERANCE[self.dtype])
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Arithmetic of our own layers, whose weights are float32."""
+        return self.autocast_dtype or torch.float32
+
     def _autocast(self) -> torch.autocast:
         on = self.autocast_dtype is not None
         return torch.autocast(self.device.type, self.autocast_dtype or torch.bfloat16, enabled=on)
@@ -220,38 +244,50 @@ class Actor:
             )
         return {"use_cache": False, "attention_mask": attention, "position_ids": p.positions}
 
-    def trunk(self, p: Pass) -> Tensor:
+    def trunk(self, p: Pass) -> Trunk:
         """What the frozen layers make of a pass; give it to :meth:`score`.
 
         Rows are right-padded. Attention is causal, so padding on the right cannot reach a token.
-
-        Returns:
-            [b, T, H] hidden states, or the ids themselves where nothing is frozen.
         """
+        if self._layers is not None:
+            plan = self._layers.plan(p, self._dtype)
+            return Trunk(self._layers.trunk(p, plan, self._dtype), plan)
         if not self.frozen_layers:
-            return p.ids
+            return Trunk(p.ids)
         handle = self._first.register_forward_pre_hook(_raise_hidden, with_kwargs=True)
         try:
             with torch.no_grad(), self._autocast():
                 self._backbone(input_ids=p.ids, **self._arguments(p))
         except _ReachedTop as reached:
-            return reached.hidden
+            return Trunk(reached.hidden)
         finally:
             handle.remove()
         raise PolicyError(f"{type(self._backbone).__name__} does not run its decoder layers")
 
-    def score(self, trunk: Tensor, p: Pass, temperature: float) -> Scored:
+    def merged(self) -> list[Weights] | None:
+        """The adapter as it is now merged into its layers, for :meth:`score` of several passes."""
+        return None if self._layers is None else self._layers.merged(self._dtype)
+
+    def score(
+        self, trunk: Trunk, p: Pass, temperature: float, merged: list[Weights] | None = None
+    ) -> Scored:
         """Log-probabilities, entropies and values of the pass's n sampled tokens.
 
         Args:
             trunk: what :meth:`trunk` returned for this pass.
             p: the pass.
             temperature: as when the tokens were sampled.
+            merged: what :meth:`merged` returned for the adapter as it is; made anew if not given.
         """
-        entry = "inputs_embeds" if self.frozen_layers else "input_ids"
-        with self._autocast():
-            states: Tensor = self._top(**{entry: trunk}, **self._arguments(p))[0]
-        hidden = states[p.rows, p.sources].float()
+        if self._layers is not None and trunk.plan is not None:
+            if merged is None:
+                merged = self._layers.merged(self._dtype)
+            hidden = self._layers.top(trunk.states, trunk.plan, merged)
+        else:
+            entry = "inputs_embeds" if self.frozen_layers else "input_ids"
+            with self._autocast():
+                states: Tensor = self._top(**{entry: trunk.states}, **self._arguments(p))[0]
+            hidden = states[p.rows, p.sources].float()
         logprobs, entropies = token_logprobs(
             hidden,
             self._head_weight,
@@ -259,6 +295,8 @@ class Actor:
             temperature=temperature,
             bias=self._head_bias,
             softcap=self._softcap,
+            product=self._head_product,
+            slope_weight=self._slope_weight,
         )
         return Scored(logprobs, entropies, self.value_head(hidden).squeeze(-1))
 

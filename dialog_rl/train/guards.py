@@ -68,30 +68,29 @@ def health_of(batch: Batch, kl: Tensor, entropy: float) -> Health:
         kl: [B, T] per-token KL estimates, 0 outside the mask.
         entropy: mean per sampled token.
     """
-    texts = Counter(e.text for e in batch.episodes)
-    rows = len(batch.episodes)
+    texts = Counter(turn.text for turn in batch.turns)
+    replies = len(batch.turns)
     return Health(
-        kl=float(kl.sum()) / rows,
+        kl=float(kl.sum()) / replies,
         entropy=entropy,
-        length=int(batch.mask.sum()) / rows,
-        duplicates=max(texts.values()) / rows,
-        repetition=repetition([e.reply_ids for e in batch.episodes]),
+        length=int(batch.mask.sum()) / replies,
+        duplicates=max(texts.values()) / replies,
+        repetition=repetition([turn.ids for turn in batch.turns]),
     )
 
 
-def check_mask(batch: Batch, tokenizer: PreTrainedTokenizerBase, turns: int = 1) -> None:
+def check_mask(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that training reads the sampled tokens, each once, and no others.
 
     Args:
         batch: the first one.
         tokenizer: with the run's chat template.
-        turns: replies of a dialogue that are trained on, 1 or more.
 
     Raises:
         PolicyError: the chat template does not set replies apart.
         TrainingError: the passes read other tokens than those that were sampled.
     """
-    check_reply_mask(tokenizer, min(turns, 2))
+    check_reply_mask(tokenizer, min(2, max(len(e.turns) for e in batch.episodes)))
     read = torch.full(batch.mask.shape, -1, device=batch.mask.device)
     times = torch.zeros_like(read)
     for p in batch.passes:
@@ -100,7 +99,8 @@ def check_mask(batch: Batch, tokenizer: PreTrainedTokenizerBase, turns: int = 1)
         times.index_put_(at, torch.ones_like(p.targets), accumulate=True)
     sampled = torch.full_like(read, -1)
     for row, episode in enumerate(batch.episodes):
-        sampled[row, : len(episode.reply_ids)] = torch.tensor(episode.reply_ids)
+        own = torch.tensor(episode.sampled)
+        sampled[row, : len(own)][own] = torch.tensor(episode.ids)[own]
     if not (torch.equal(read, sampled) and torch.equal(times, batch.mask.to(times.dtype))):
         raise TrainingError(
             "the training passes do not read exactly the tokens that were sampled; this is a bug"

@@ -3,7 +3,8 @@
     snapshot   freeze the feedback, split it by conversation; the test part is for the verdict only
     reward     fit the learned reward on the training part; refuse one that does not beat chance
     sft        imitate approved and corrected replies
-    ppo        climb it from the logged prompts (or grpo / rloo; or kto / dpo on the ratings alone)
+    ppo        climb it from the logged prompts (or grpo / rloo; or kto / dpo on the ratings alone),
+               or with ``--env`` in conversations with simulated users
     gate       register the candidate, compare it with the adapter in service, write the verdict
 
 Every stage leaves its result in the run's folder. A run that was killed goes on with the first
@@ -27,6 +28,8 @@ from dialog_rl.allocator import give_back
 from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
+from dialog_rl.env_gate import UnseenUsers, judge_with_users
+from dialog_rl.envs.domain import load_domain
 from dialog_rl.errors import DialogRLError, TrainingError
 from dialog_rl.gate import judge
 from dialog_rl.manager import DialogManager
@@ -37,7 +40,9 @@ from dialog_rl.rollout import Sampler, TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
 from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.collect import Collector, LoggedPrompts, Talks
 from dialog_rl.train.compute import autocast_dtype, choose_dtype
+from dialog_rl.train.dialogues import SimulatedUsers
 from dialog_rl.train.group import train_group
 from dialog_rl.train.plots import draw_plots
 from dialog_rl.train.ppo import DialogPPOTrainer
@@ -88,7 +93,7 @@ def train(
     show_progress: bool = True,
     gate: GateSettings | None = None,
 ) -> TrainResult:
-    """Train an adapter on the store's feedback and judge it.
+    """Train an adapter on the store's feedback, or with simulated users, and judge it.
 
     Args:
         settings: of a new run; a resumed run keeps those it was started with.
@@ -127,6 +132,7 @@ class _Work:
         self.settings = run.settings()
         self.gate = gate or GateSettings(seed=self.settings.seed)
         self.registry = AdapterRegistry(home)
+        self.domain = None if self.settings.env is None else load_domain(self.settings.env)
         self.remarks: list[str] = []
         """What the reader of the verdict should know about how the run went."""
 
@@ -210,10 +216,17 @@ class _Work:
             give_back()
             self._sft(actor, examples, data, required=False)
             give_back()
-            prompts = examples.prompts(data.prompts)
-            require_prompts(prompts)
-            learn = self._ppo if settings.algo == "ppo" else self._group
-            learn(actor, reward, prompts)
+            if self.domain is not None:
+                room = examples.manager.context_budget
+                users = SimulatedUsers(self.domain, self.policy.tokenizer, settings, room)
+                self._ppo(actor, reward, users)
+            else:
+                prompts = examples.prompts(data.prompts)
+                require_prompts(prompts)
+                if settings.algo == "ppo":
+                    self._ppo(actor, reward, LoggedPrompts(prompts, settings))
+                else:
+                    self._group(actor, reward, prompts)
         elif settings.algo == "sft":
             self._sft(actor, examples, data, required=True)
         else:
@@ -258,11 +271,11 @@ class _Work:
         actor.load_tensors(load_file(file))
         actor.restart()
 
-    def _reward(self, data: RunData) -> CompositeReward:
-        """The composite reward; fits the learned part if it has a weight."""
+    def _reward(self, data: RunData) -> CompositeReward | None:
+        """What scores replies as text, if anything does; the learned part is fitted here."""
         settings = self.settings
         if settings.learned_reward_weight == 0:
-            return build_reward(None, settings)
+            return build_reward(None, settings) if settings.reward_funcs else None
         self.stage("reward", 0.0, f"learning what people like from {len(data.train)} judgements")
         learned, report = learned_reward(
             self.policy,
@@ -270,6 +283,7 @@ class _Work:
             settings,
             self.run.path / REWARD_FOLDER,
             lambda share, text: self.stage("reward", share, text),
+            autocast_dtype(self.head["dtype"]),
         )
         require_better_than_chance(report, settings)
         self.stage("reward", 1.0, describe(report))
@@ -287,9 +301,12 @@ class _Work:
 
         return sampler
 
-    def _group(self, actor: Actor, reward: CompositeReward, prompts: list[TrainingPrompt]) -> None:
+    def _group(
+        self, actor: Actor, reward: CompositeReward | None, prompts: list[TrainingPrompt]
+    ) -> None:
         """GRPO or RLOO; one that was cut off starts again from what SFT left."""
         algo = self.settings.algo
+        assert reward is not None  # TrainSettings: only simulated users can be all there is
         train_group(
             actor,
             self.policy.tokenizer,
@@ -302,14 +319,12 @@ class _Work:
             lambda share, text: self.stage(algo, share, text),
         )
 
-    def _ppo(self, actor: Actor, reward: CompositeReward, prompts: list[TrainingPrompt]) -> None:
+    def _ppo(self, actor: Actor, reward: CompositeReward | None, talks: Talks) -> None:
         """PPO, from its last checkpoint if there is one."""
         trainer = DialogPPOTrainer(
             actor=actor,
             tokenizer=self.policy.tokenizer,
-            prompts=prompts,
-            sampler=self._sampler(),
-            reward=reward,
+            collector=Collector(talks, self._sampler(), reward, self.settings),
             settings=self.settings,
             folder=self.run.path / "checkpoints",
             callbacks=[RunCallback(self.run, self.settings, self.stage)],
@@ -332,18 +347,33 @@ class _Work:
         self.policy.add_version(version, self.registry.path(version))
         if incumbent != BASE_VERSION:
             self.policy.add_version(incumbent, self.registry.path(incumbent))
-        verdict = judge(
-            DialogManager(self.policy),
-            version,
-            incumbent,
-            data.test,
-            self.gate,
-            reward_beats_chance=fitted_beats_chance(self.run.path / REWARD_FOLDER),
-            progress=lambda share, text: self.stage("gate", share, text),
-        )
+        verdict = self._verdict(data, version)
         verdict.write(path)
         self.registry.set_verdict(version, verdict.to_json())
         return verdict, version
+
+    def _verdict(self, data: RunData, version: str) -> Verdict:
+        """Ask held-out people, or unseen simulated users where such users were trained on."""
+        settings = self.settings
+        manager, sides = DialogManager(self.policy), (version, self.head["incumbent"])
+        beats = fitted_beats_chance(self.run.path / REWARD_FOLDER)
+
+        def told(share: float, text: str) -> None:
+            self.stage("gate", share, text)
+
+        if self.domain is None:
+            return judge(
+                manager, *sides, data.test, self.gate, reward_beats_chance=beats, progress=told
+            )
+        users = UnseenUsers(
+            domain=self.domain,
+            conversations=settings.test_conversations,
+            max_turns=settings.max_turns,
+            seed=settings.seed,
+        )
+        return judge_with_users(
+            manager, *sides, data.test, self.gate, users, reward_beats_chance=beats, progress=told
+        )
 
     def _register(self, data: RunData) -> str:
         """Copy the adapter into the registry; a resumed run finds the version it made before."""

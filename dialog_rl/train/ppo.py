@@ -1,10 +1,12 @@
-"""PPO from logged prompts (Schulman et al. 2017; for language models Ziegler et al. 2019).
+"""PPO on whole sequences (Schulman et al. 2017; for language models Ziegler et al. 2019).
 
     repeat until total_episodes:
-        sample a reply to each of batch_size prompts with the adapter merged into the base
-        score the replies with the rewards; standardise by the first batch's mean and spread
-        log-probabilities and values of the sampled tokens, under policy and reference
-        reward per token = -kl_coef * KL, plus the score on the end token;  GAE;  whiten
+        collect batch_size episodes with the adapter merged into the base: a reply to a logged
+            prompt, or a dialogue with a simulated user; the rewards score every reply
+        standardise by the first batch's mean and spread
+        log-probabilities and values of the sampled tokens, under policy and reference: a dialogue
+            is one sequence, one forward pass scores all its turns
+        reward per token = -kl_coef * KL, plus each turn's score on its end token;  GAE;  whiten
         num_ppo_epochs passes of num_mini_batches optimizer steps on the clipped losses
 
 A subclass of TRL 1.12's ``PPOTrainer``: its configuration, callbacks, accelerate preparation and
@@ -18,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,34 +35,28 @@ from transformers import (
 )
 from trl.experimental.ppo import PPOTrainer
 
-from dialog_rl.advantages import centre_by_group, gae, token_rewards, whiten
+from dialog_rl.advantages import centre_by_group, gae, token_rewards, turn_scores, whiten
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.losses import KLController, kl_estimate, policy_loss, value_loss
-from dialog_rl.rollout import (
-    Batch,
-    Episode,
-    Sampler,
-    TrainingPrompt,
-    make_batch,
-    prompt_order,
-    sampling_seeds,
-)
-from dialog_rl.train.actor import Actor
+from dialog_rl.rollout import Batch, Episode, Pass, Turn, make_batch
+from dialog_rl.side_by_side import side_by_side
+from dialog_rl.train.actor import Actor, Scored, Trunk
 from dialog_rl.train.checkpoints import (
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
     save_checkpoint,
 )
+from dialog_rl.train.collect import Collector
 from dialog_rl.train.guards import Health, check_mask, collapse, health_of, preflight
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
-from reward_models.base import assistant_message
-from reward_models.composite import TOTAL, CompositeReward
 
-PER_PASS = 8
-"""Replies per forward pass, about: few enough that its rows have much the same length."""
+AT_ONCE = 8
+"""Episodes in work at one time, shared out among the cores."""
+LEAST_PER_PASS = 4
+"""Episodes in a pass, where there are as many: fewer make the products small."""
 IMPORTANCE_CAP = 2.0
 """Truncation of the weight that corrects for sampling in lower precision than training."""
 
@@ -72,9 +69,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         *,
         actor: Actor,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[TrainingPrompt],
-        sampler: Sampler,
-        reward: CompositeReward,
+        collector: Collector,
         settings: TrainSettings,
         folder: Path,
         callbacks: list[TrainerCallback] | None = None,
@@ -84,14 +79,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         Args:
             actor: policy, reference and critic.
             tokenizer: the base model's.
-            prompts: what replies are sampled to.
-            sampler: answers prompts with the module it is given.
-            reward: scores replies as text.
+            collector: samples and scores the episodes of an update.
             settings: hyper-parameters.
             folder: for checkpoints.
             callbacks: further transformers callbacks.
         """
-        self.actor, self.prompts, self.sampler, self.reward = actor, prompts, sampler, reward
+        self.actor, self.collector = actor, collector
         self.settings, self.folder = settings, folder
         self.per_pass = replies_per_pass(settings)
         groups = [
@@ -108,7 +101,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             ref_model=None,
             reward_model=nn.Identity(),
             value_model=Critic(actor.value_head),
-            train_dataset=Dataset.from_dict({"input_ids": [list(p.ids) for p in prompts]}),
+            # TRL counts its rows and reads none: the collector knows where episodes come from.
+            train_dataset=Dataset.from_dict({"input_ids": [[0]] * settings.batch_size}),
             data_collator=list,
             optimizers=(optimizer, scheduler),
             callbacks=callbacks,
@@ -143,7 +137,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             self.load()
         settings, progress = self.settings, self.progress
         self.state.max_steps = settings.num_total_batches()
-        self.state.num_train_epochs = settings.total_episodes / len(self.prompts)
+        self.state.num_train_epochs = 1
         self.state.logging_steps = 1
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         if progress.update == 0:
@@ -175,68 +169,46 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         )
 
     def sample(self) -> Batch:
-        """Sample and score one reply for each of the next batch of prompts.
+        """Sample and score the next batch of episodes.
 
         Raises:
-            TrainingError: no reply of the batch got a finite score.
+            TrainingError: not one of them got a finite score.
         """
-        size, seed, each = (
-            self.settings.batch_size,
-            self.settings.seed,
-            self.settings.num_generations,
-        )
-        update = self.progress.update
-        order = prompt_order(len(self.prompts), update * (size // each), size // each, seed)
-        chosen = [self.prompts[i] for i in order for _ in range(each)]
-        replies = self.sampler(
-            [p.ids for p in chosen], sampling_seeds(update * size, size, seed), self.actor.decoder()
-        )
-        rows = self.reward.breakdown(
-            [p.messages for p in chosen], [assistant_message(r.text) for r in replies]
-        )
-        episodes = []
-        for prompt, reply, parts in zip(chosen, replies, rows, strict=True):
-            total = parts[TOTAL]
-            if total is None:
-                self.progress.dropped += 1
-                continue
-            finished = reply.finish_reason == "stop"
-            episodes.append(
-                Episode(
-                    prompt=prompt,
-                    reply_ids=tuple(reply.ids),
-                    logprobs=tuple(reply.logprobs),
-                    text=reply.text,
-                    finished=finished,
-                    score=total,
-                    parts={name: value for name, value in parts.items() if name != TOTAL},
-                )
-            )
+        found = self.collector(self.progress.update, self.actor.decoder())
+        episodes = [e for e in found if e is not None]
+        self.progress.dropped += len(found) - len(episodes)
         if not episodes:
             raise TrainingError(
-                f"no reward gave a finite score to any of {size} replies; the last checkpoint is "
-                "intact: mend the reward and resume"
+                f"no reward gave a finite score to any of {len(found)} replies; the last "
+                "checkpoint is intact: mend the reward and resume"
             )
         return make_batch(episodes, self.per_pass, self.actor.device, pack=self.actor.can_pack)
 
-    @torch.no_grad()
     def score(self, batch: Batch) -> Scores:
         """Pass the batch through trunk, policy (with critic) and reference."""
-        shape = batch.mask.shape
-        logprobs, reference, values = (torch.zeros(shape, device=self.actor.device) for _ in "123")
-        trunks, entropy = [], 0.0
-        for p in batch.passes:
-            trunk = self.actor.trunk(p)
-            policy = self.actor.score(trunk, p, self.settings.temperature)
-            with self.actor.reference():
-                start = self.actor.score(trunk, p, self.settings.temperature)
-            logprobs[p.episodes, p.steps] = policy.logprobs
-            reference[p.episodes, p.steps] = start.logprobs
-            values[p.episodes, p.steps] = policy.values
-            entropy += float(policy.entropies.sum())
-            trunks.append(trunk)
-        kl = kl_estimate(logprobs, reference, self.settings.kl_estimator)
-        return Scores(trunks, logprobs, values, kl, entropy / int(batch.mask.sum()))
+        trunks = side_by_side([partial(self.actor.trunk, p) for p in batch.passes])
+        policy = self._read(batch, trunks)
+        with self.actor.reference():
+            reference = self._read(batch, trunks)
+        shape, device = batch.mask.shape, self.actor.device
+        logprobs, start, values = (torch.zeros(shape, device=device) for _ in "123")
+        for p, live, first in zip(batch.passes, policy, reference, strict=True):
+            at = (p.episodes, p.steps)
+            logprobs[at], start[at], values[at] = live.logprobs, first.logprobs, live.values
+        entropy = sum(float(live.entropies.sum()) for live in policy) / int(batch.mask.sum())
+        kl = kl_estimate(logprobs, start, self.settings.kl_estimator)
+        return Scores(trunks, logprobs, values, kl, entropy)
+
+    def _read(self, batch: Batch, trunks: Sequence[Trunk]) -> list[Scored]:
+        """What the adapter as it is now says of every pass, without gradient."""
+        merged, temperature = self.actor.merged(), self.settings.temperature
+
+        @torch.no_grad()
+        def read(trunk: Trunk, p: Pass) -> Scored:
+            return self.actor.score(trunk, p, temperature, merged)
+
+        pairs = zip(trunks, batch.passes, strict=True)
+        return side_by_side([partial(read, *pair) for pair in pairs])
 
     def check(self, batch: Batch, scores: Scores) -> str | None:
         """Preflight on the first batch; afterwards, say why the run must stop, if it must."""
@@ -260,15 +232,18 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
     def improve(self, batch: Batch, scores: Scores) -> dict[str, float]:
         """Credit the tokens and take the optimizer steps of one update."""
         settings, mask = self.settings, batch.mask
-        standard = torch.tensor([self._standardised(e) for e in batch.episodes])
-        numbers = {id(e.prompt): n for n, e in enumerate(batch.episodes)}
-        groups = torch.tensor([numbers[id(e.prompt)] for e in batch.episodes])
-        standard = centre_by_group(standard, groups)
-        rewards = token_rewards(standard.to(mask.device), scores.kl, self.controller.coef, mask)
+        rewards = token_rewards(self._turn_scores(batch), scores.kl, self.controller.coef, mask)
         if settings.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
+        by_turn = settings.credit == "turn"
         advantages, returns = gae(
-            rewards, scores.values, mask, gamma=settings.gamma, lam=settings.lam
+            rewards,
+            scores.values,
+            mask,
+            gamma=settings.gamma,
+            lam=settings.lam,
+            turn_gamma=settings.turn_gamma if by_turn else settings.gamma,
+            turn_lam=settings.turn_lam if by_turn else settings.lam,
         )
         weight = (scores.logprobs - batch.sampled_logprobs).exp().clamp(max=IMPORTANCE_CAP)
         advantages = whiten(advantages, mask) * weight
@@ -301,49 +276,90 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         returns: Tensor,
     ) -> dict[str, float]:
         """One optimizer step on the passes ``group``; the mean is over all their tokens."""
-        settings = self.settings
         count = sum(len(batch.passes[m].targets) for m in group)
-        figures: defaultdict[str, float] = defaultdict(float)
-        for m in group:
+        merged = self.actor.merged()
+
+        def slopes(m: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
             p = batch.passes[m]
-            at = (p.episodes, p.steps)
-            new = self.actor.score(scores.trunks[m], p, settings.temperature)
-            every = torch.ones_like(new.logprobs, dtype=torch.bool)
+            new = self.actor.score(scores.trunks[m], p, self.settings.temperature, merged)
+            loss, figures = self._loss(new, scores, p, advantages, returns)
             share = len(p.targets) / count
-            policy = policy_loss(
-                new.logprobs, scores.logprobs[at], advantages[at], every, settings.cliprange
-            )
-            value = value_loss(
-                new.values, scores.values[at], returns[at], every, settings.cliprange_value
-            )
-            self.accelerator.backward((policy.loss + settings.vf_coef * value.loss) * share)
-            for name, figure in (
-                ("loss/policy_avg", policy.loss),
-                ("loss/value_avg", value.loss),
-                ("policy/clipfrac_avg", policy.clipfrac),
-                ("policy/approxkl_avg", policy.approxkl),
-                ("val/clipfrac_avg", value.clipfrac),
-                ("val/ratio", policy.ratio),
-                ("policy/entropy_avg", new.entropies.mean()),
-            ):
-                figures[name] += float(figure.detach()) * share
+            found = torch.autograd.grad(loss * share, self._trainable())
+            return found, {name: float(x.detach()) * share for name, x in figures.items()}
+
+        done = side_by_side([partial(slopes, m) for m in group])
+        by_parameter = zip(*(found for found, _ in done), strict=True)
+        for parameter, parts in zip(self._trainable(), by_parameter, strict=True):
+            parameter.grad = sum(parts[1:], start=parts[0])
+        figures: defaultdict[str, float] = defaultdict(float)
+        for _, found in done:
+            for name, figure in found.items():
+                figures[name] += figure
         figures["grad_norm"] = self._descend()
         return figures
 
+    def _loss(
+        self, new: Scored, scores: Scores, p: Pass, advantages: Tensor, returns: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over a pass's sampled tokens, and what TRL reports about it."""
+        settings, at = self.settings, (p.episodes, p.steps)
+        every = torch.ones_like(new.logprobs, dtype=torch.bool)
+        policy = policy_loss(
+            new.logprobs, scores.logprobs[at], advantages[at], every, settings.cliprange
+        )
+        value = value_loss(
+            new.values, scores.values[at], returns[at], every, settings.cliprange_value
+        )
+        return policy.loss + settings.vf_coef * value.loss, {
+            "loss/policy_avg": policy.loss,
+            "loss/value_avg": value.loss,
+            "policy/clipfrac_avg": policy.clipfrac,
+            "policy/approxkl_avg": policy.approxkl,
+            "val/clipfrac_avg": value.clipfrac,
+            "val/ratio": policy.ratio,
+            "policy/entropy_avg": new.entropies.mean(),
+        }
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def _descend(self) -> float:
         """Clip the gradients and step; a gradient that is not finite is thrown away."""
-        trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(self.accelerator.clip_grad_norm_(trainable, self.settings.max_grad_norm))
+        norm = float(
+            self.accelerator.clip_grad_norm_(self._trainable(), self.settings.max_grad_norm)
+        )
         if norm == norm and norm != float("inf"):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def _turn_scores(self, batch: Batch) -> Tensor:
+        """Standardised score of every turn, less what episodes of the same prompt share, [N]."""
+        episodes = batch.episodes
+        numbers = {id(e.prompt): n for n, e in enumerate(episodes)}
+        groups = torch.tensor([numbers[id(e.prompt)] for e in episodes])
+        totals = torch.tensor([self._standardised(e) for e in episodes])
+        by_turn = self.settings.credit == "turn"
+        own = [
+            [
+                (self._clipped(t.score / self.progress.score_std) - self._cut(t)) * by_turn
+                for t in e.turns
+            ]
+            for e in episodes
+        ]
+        return turn_scores(centre_by_group(totals, groups), own).to(batch.mask.device)
+
     def _standardised(self, episode: Episode) -> float:
         """Score in spreads of the first batch (Ziegler et al. 2019), less missing_eos_penalty."""
         score = (episode.score - self.progress.score_mean) / self.progress.score_std
-        score = min(max(score, -self.settings.score_clip), self.settings.score_clip)
-        return score if episode.finished else score - self.settings.missing_eos_penalty
+        return self._clipped(score) - sum(self._cut(turn) for turn in episode.turns)
+
+    def _clipped(self, score: float) -> float:
+        return min(max(score, -self.settings.score_clip), self.settings.score_clip)
+
+    def _cut(self, turn: Turn) -> float:
+        """What a reply without its end token costs."""
+        return 0.0 if turn.finished else self.settings.missing_eos_penalty
 
     # -- what is told and kept ---------------------------------------------------------------------
 
@@ -366,7 +382,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         progress.kl_coef = self.controller.coef
         self.state.global_step = progress.update
         self.state.episode = progress.update * settings.batch_size
-        self.state.epoch = self.state.episode / len(self.prompts)
+        self.state.epoch = self.state.episode / settings.total_episodes
         self.log(metrics)
 
     def save(self) -> None:
@@ -402,7 +418,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
 
 
 def replies_per_pass(settings: TrainSettings) -> int:
-    """Replies per pass, so that every minibatch is a whole number of passes."""
+    """Episodes per pass, so that every minibatch is a whole number of passes."""
     replies = settings.batch_size // settings.num_mini_batches
-    most = max(PER_PASS, settings.num_generations)
+    most = max(AT_ONCE // torch.get_num_threads(), LEAST_PER_PASS, settings.num_generations)
     return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

@@ -1,5 +1,6 @@
 """What PPO tells: TRL's configuration object for callbacks, and TRL's metric names."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from trl.experimental.ppo import PPOConfig
 
 from dialog_rl.config import TrainSettings
-from dialog_rl.rollout import Batch, Episode
+from dialog_rl.rollout import Batch
 from dialog_rl.train.guards import Health
 
 
@@ -59,27 +60,29 @@ def update_metrics(
         figures: means over the optimizer steps.
     """
     raw = torch.tensor([e.score for e in batch.episodes])
+    turns = len(batch.turns) / len(batch.episodes)
     return {
         "objective/kl": health.kl,
         "objective/entropy": health.entropy * health.length,
-        "objective/non_score_reward": -kl_coef * health.kl,
+        "objective/non_score_reward": -kl_coef * health.kl * turns,
         "objective/scores": float(raw.mean()),
         "objective/scores_std": float(raw.std()) if len(raw) > 1 else 0.0,
         "objective/kl_coef": kl_coef,
         **figures,
-        **_part_means(batch.episodes),
+        **_means("rewards/{}/mean", [turn.parts for turn in batch.turns]),
+        **_means("dialogues/{}", [episode.figures for episode in batch.episodes]),
         "completions/mean_length": health.length,
         "completions/duplicates": health.duplicates,
         "completions/repetition": health.repetition,
-        "val/num_eos_tokens": float(sum(e.finished for e in batch.episodes)),
+        "val/num_eos_tokens": float(sum(turn.finished for turn in batch.turns)),
     }
 
 
-def _part_means(episodes: Sequence[Episode]) -> dict[str, float]:
-    """``rewards/<name>/mean`` over the replies on which that reward had an opinion."""
-    means = {}
-    for name in episodes[0].parts:
-        known = [p for e in episodes if (p := e.parts[name]) is not None]
-        if known:
-            means[f"rewards/{name}/mean"] = sum(known) / len(known)
-    return means
+def _means(name: str, rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """The mean of each key over the rows that have a number for it."""
+    known = defaultdict(list)
+    for row in rows:
+        for key, value in row.items():
+            if value is not None:
+                known[name.format(key)].append(value)
+    return {key: sum(values) / len(values) for key, values in known.items()}

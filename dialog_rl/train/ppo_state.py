@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from dialog_rl.train.actor import Trunk
+
 
 @dataclass
 class Progress:
@@ -15,7 +17,7 @@ class Progress:
     score_std: float = 1.0
     seconds: float = 0.0
     dropped: int = 0
-    """Replies left out because no reward had a finite opinion."""
+    """Episodes left out because a reward was not finite or none had an opinion."""
     first: dict[str, float] = field(default_factory=dict)
     """Health of the first batch, which later ones are held against."""
 
@@ -24,7 +26,7 @@ class Progress:
 class Scores:
     """Per-token tensors of a batch, [B, R] and 0 outside the mask."""
 
-    trunks: list[Tensor]
+    trunks: list[Trunk]
     """What the frozen layers made of each pass."""
     logprobs: Tensor
     values: Tensor

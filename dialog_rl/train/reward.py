@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
@@ -34,6 +36,7 @@ def learned_reward(
     settings: TrainSettings,
     folder: Path,
     progress: Callable[[float, str], None],
+    autocast_dtype: torch.dtype | None = None,
 ) -> tuple[LearnedReward, RewardReport]:
     """Fit the learned reward on the training ratings, or read it back if this run has it already.
 
@@ -43,6 +46,7 @@ def learned_reward(
         settings: seed and backbone.
         folder: the run's reward_model folder.
         progress: called with the share done and a few words.
+        autocast_dtype: arithmetic in which the policy's base reads; None is its own.
 
     Raises:
         NotEnoughFeedback: too few ratings; says how many of what are missing.
@@ -50,7 +54,7 @@ def learned_reward(
     """
     named = settings.reward_model_name_or_path
     backbone = (
-        Backbone(model=policy.model, tokenizer=policy.tokenizer, name=policy.base_id)
+        Backbone(policy.model, policy.tokenizer, policy.base_id, autocast_dtype)
         if named is None
         else Backbone.load(named)
     )

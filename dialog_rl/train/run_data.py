@@ -103,7 +103,7 @@ class Examples:
     """Token ids of training examples, made by the chat's own manager."""
 
     def __init__(self, manager: DialogManager, longest_reply: int) -> None:
-        self._manager = manager
+        self.manager = manager
         self._longest_reply = longest_reply
         self.left_out = 0
         """Prompts or replies that do not fit the model."""
@@ -113,7 +113,7 @@ class Examples:
         found = []
         for messages in conversations:
             try:
-                prompt = self._manager.build_prompt(messages)
+                prompt = self.manager.build_prompt(messages)
             except DataError:
                 self.left_out += 1
                 continue
@@ -126,7 +126,7 @@ class Examples:
         """Prompts with reply ids, end token included."""
         found = []
         for messages, text in pairs:
-            ids = tuple(render_reply_ids(self._manager.policy.tokenizer, text))
+            ids = tuple(render_reply_ids(self.manager.policy.tokenizer, text))
             made = self.prompts([messages]) if len(ids) <= self._longest_reply else []
             self.left_out += len(ids) > self._longest_reply
             found += [(prompt, ids) for prompt in made]

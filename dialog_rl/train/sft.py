@@ -11,7 +11,7 @@ import torch
 
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import NotEnoughFeedback
-from dialog_rl.rollout import Episode, TrainingPrompt, make_batch
+from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor
 
 ROWS = 8
@@ -49,15 +49,7 @@ def imitate(
         log: is given the figures of each epoch.
     """
     episodes = [
-        Episode(
-            prompt=prompt,
-            reply_ids=reply,
-            logprobs=(0.0,) * len(reply),
-            text="",
-            finished=True,
-            score=0.0,
-            parts={},
-        )
+        Episode(prompt=prompt, turns=(Turn(ids=reply, logprobs=(0.0,) * len(reply)),))
         for prompt, reply in examples
     ]
     batch = make_batch(episodes, ROWS, actor.device)

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from dialog_rl.errors import PolicyError
-from dialog_rl.rollout import Episode, TrainingPrompt, make_batch, masked_pass
+from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch, masked_pass
 from dialog_rl.train.actor import Actor
 from tests.fakes import save_tiny_adapter, tiny_model
 
@@ -178,15 +178,7 @@ def replies():
     ]
     texts = [(0, (5, 6, 7)), (0, (8,)), (0, (1, 2, 3, 4)), (1, (9, 9)), (1, (10, 11, 12))]
     return [
-        Episode(
-            prompt=prompts[which],
-            reply_ids=ids,
-            logprobs=(-1.0,) * len(ids),
-            text="",
-            finished=True,
-            score=0.0,
-            parts={},
-        )
+        Episode(prompt=prompts[which], turns=(Turn(ids=ids, logprobs=(-1.0,) * len(ids)),))
         for which, ids in texts
     ]
 

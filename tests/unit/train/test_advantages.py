@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dialog_rl.advantages import centre_by_group, gae, last_token, reply_mask, token_rewards, whiten
+from dialog_rl.advantages import (
+    centre_by_group,
+    gae,
+    token_rewards,
+    turn_ends,
+    turn_scores,
+    whiten,
+)
 
 
 def naive_gae(rewards, values, mask, gamma, lam, turn_gamma, turn_lam):
@@ -106,22 +113,71 @@ def test_with_lambda_one_and_no_discount_the_return_is_the_sum_of_later_rewards(
     ],
 )
 def test_the_score_lies_exactly_on_the_last_sampled_token(length, expected):
-    mask = reply_mask(torch.tensor([length]), 3)
+    mask = torch.arange(3)[None] < length
     rewards = token_rewards(torch.tensor([2.0]), torch.full((1, 3), 0.2), 0.5, mask)
     assert torch.allclose(rewards, torch.tensor(expected))
 
 
 def test_a_reply_of_no_token_is_refused_instead_of_rewarded_somewhere():
     with pytest.raises(ValueError, match=r"sequences \[1\] have no sampled token"):
-        last_token(reply_mask(torch.tensor([2, 0]), 3))
+        mask = torch.tensor([[True, True], [False, False]])
+        token_rewards(torch.tensor([1.0]), torch.zeros(2, 2), 0.1, mask)
 
 
-def test_the_mask_counts_tokens_so_a_pad_equal_to_the_end_token_does_no_harm():
-    end = pad = 7
-    replies = [[5, end], [5, 6, end]]
-    padded = torch.tensor([replies[0] + [pad], replies[1]])
-    mask = reply_mask(torch.tensor([len(r) for r in replies]), 3)
-    assert [row[m].tolist() for row, m in zip(padded, mask, strict=True)] == replies
+def test_each_turn_s_reward_lies_on_the_last_token_of_that_turn():
+    # ours are tokens 0, 1 and 4 of the first row, 2 of the second; kl 0.2, coefficient 0.5
+    mask = torch.tensor([[True, True, False, False, True], [False, False, True, False, False]])
+    rewards = token_rewards(torch.tensor([1.0, 5.0, -3.0]), torch.full((2, 5), 0.2), 0.5, mask)
+    expected = [[-0.1, 0.9, 0.0, 0.0, 4.9], [0.0, 0.0, -3.1, 0.0, 0.0]]
+    assert torch.allclose(rewards, torch.tensor(expected))
+
+
+def test_turns_keep_their_reward_and_the_last_gets_what_is_left_of_the_total():
+    scores = turn_scores(torch.tensor([2.0, -1.0]), [[0.5, 0.25, 100.0], [100.0]])
+    assert scores.tolist() == [0.5, 0.25, 1.25, -1.0]
+
+
+def naive_token_rewards(turns, kl, coef, mask):
+    """Walk along each row; pay a turn when the next token is somebody else's or there is none."""
+    queue, out = list(turns), []
+    for row_kl, row in zip(kl, mask, strict=True):
+        paid = []
+        for t, ours in enumerate(row):
+            reward = -coef * row_kl[t] if ours else 0.0
+            if ours and (t + 1 == len(row) or not row[t + 1]):
+                reward += queue.pop(0)
+            paid.append(reward)
+        out.append(paid)
+    assert not queue
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rows=st.integers(1, 4), width=st.integers(1, 7), coef=st.floats(0, 2))
+def test_token_rewards_equal_the_naive_float64_walk_and_add_up(data, rows, width, coef):
+    bits = st.lists(st.booleans(), min_size=width, max_size=width).filter(any)
+    mask = data.draw(st.lists(bits, min_size=rows, max_size=rows))
+    number = st.floats(-3, 3)
+    kl = data.draw(
+        st.lists(st.lists(number, min_size=width, max_size=width), min_size=rows, max_size=rows)
+    )
+    count = int(turn_ends(torch.tensor(mask)).sum())
+    turns = data.draw(st.lists(number, min_size=count, max_size=count))
+    rewards = token_rewards(
+        torch.tensor(turns, dtype=torch.float64),
+        torch.tensor(kl, dtype=torch.float64),
+        coef,
+        torch.tensor(mask),
+    )
+    expected = torch.tensor(naive_token_rewards(turns, kl, coef, mask), dtype=torch.float64)
+    assert torch.allclose(rewards, expected, atol=1e-9, rtol=0)
+    paid = float(rewards.sum()) + coef * sum(
+        k
+        for row_kl, row in zip(kl, mask, strict=True)
+        for k, m in zip(row_kl, row, strict=True)
+        if m
+    )
+    assert abs(paid - sum(turns)) < 1e-9
 
 
 def test_whitening_two_numbers_gives_plus_and_minus_one_over_root_two():

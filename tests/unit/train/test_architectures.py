@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast
 from dialog_rl.adapters import merge_adapter
 from dialog_rl.config import TrainSettings
 from dialog_rl.conversation import SamplingParams
-from dialog_rl.rollout import Episode, TrainingPrompt, make_batch
+from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.guards import check_mask
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.backbone import share_parameters
@@ -128,7 +129,7 @@ def test_the_mask_of_a_dialogue_covers_each_reply_with_its_end_and_nothing_else(
 def test_a_template_that_rewrites_earlier_turns_trains_single_replies_but_no_dialogues():
     tokenizer = tokenizer_of("qwen3")  # leaves the empty thoughts out of earlier turns
     check_reply_mask(tokenizer, 1)
-    with pytest.raises(PolicyError, match=r"message 2 differently.*set tokenizer.chat_template"):
+    with pytest.raises(PolicyError, match=r"turn 1 differently.*set tokenizer.chat_template"):
         check_reply_mask(tokenizer, 2)
 
 
@@ -187,12 +188,7 @@ def test_sampling_and_training_agree_on_every_token(name, tied):
     episodes = [
         Episode(
             prompt=prompt,
-            reply_ids=reply.ids,
-            logprobs=reply.logprobs,
-            text=reply.text,
-            finished=True,
-            score=0.0,
-            parts={},
+            turns=(Turn(ids=reply.ids, logprobs=reply.logprobs, text=reply.text),),
         )
         for prompt, reply in zip(prompts, drawn, strict=True)
     ]
@@ -237,11 +233,12 @@ def test_one_update_moves_adapter_and_critic_only_and_plain_peft_reads_the_resul
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,
-        prompts=prompts_of(policy),
-        sampler=lambda prompts, seeds, model: policy.generate(
-            prompts, sampling, seeds, model=model
+        collector=Collector(
+            LoggedPrompts(prompts_of(policy), settings),
+            lambda prompts, seeds, model: policy.generate(prompts, sampling, seeds, model=model),
+            CompositeReward([("letters", letters, 1.0)]),
+            settings,
         ),
-        reward=CompositeReward([("letters", letters, 1.0)]),
         settings=settings,
         folder=tmp_path / "checkpoints",
     )

@@ -7,7 +7,7 @@ import torch
 
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import ConfigError, TrainingError
-from dialog_rl.rollout import Episode, TrainingPrompt, make_batch
+from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.guards import Health, check_mask, collapse, preflight, repetition
 from tests.fakes import byte_tokenizer
 
@@ -72,15 +72,7 @@ def test_one_token_in_a_thousand_that_is_read_wrongly_is_enough():
 def small_batch():
     prompt = TrainingPrompt(messages=(), ids=(1, 2, 3))
     episodes = [
-        Episode(
-            prompt=prompt,
-            reply_ids=ids,
-            logprobs=(-1.0,) * len(ids),
-            text="",
-            finished=True,
-            score=0.0,
-            parts={},
-        )
+        Episode(prompt=prompt, turns=(Turn(ids=ids, logprobs=(-1.0,) * len(ids)),))
         for ids in ((4, 5), (6, 7, 8))
     ]
     return make_batch(episodes, 2, torch.device("cpu"), pack=True)

@@ -11,6 +11,7 @@ from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.composite import CompositeReward
 from tests.fakes import byte_tokenizer, tiny_model
@@ -75,9 +76,12 @@ def make(folder, reward=low_bytes, callbacks=None, **changes):
     return DialogPPOTrainer(
         actor=Actor(policy.model, lora_r=settings.lora_r, lora_layers="all", seed=settings.seed),
         tokenizer=tokenizer,
-        prompts=prompts,
-        sampler=sampler,
-        reward=CompositeReward([("letters", reward, 1.0)]),
+        collector=Collector(
+            LoggedPrompts(prompts, settings),
+            sampler,
+            CompositeReward([("letters", reward, 1.0)]),
+            settings,
+        ),
         settings=settings,
         folder=folder,
         callbacks=callbacks,

@@ -1,0 +1,138 @@
+"""Conversations with simulated users to train on: ``dialog-rl train --env``.
+
+The user's phrasings and names are those of the ``train`` split; the verdict's are others. A
+conversation that is cut off, by ``max_turns`` or because it outgrows the prompt, ends with the
+reward of a failure: in training the limit is a part of the task, so the last reply's return needs
+no value of what would have come.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from dialog_rl.config import TrainSettings
+from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv, RewardWeights
+from dialog_rl.envs.domain import Domain
+from dialog_rl.envs.fresh import freshened, letter_chain
+from dialog_rl.rollout import SampledReply, TrainingPrompt
+from dialog_rl.train.collect import Answer, Talk
+from reward_models.base import Message
+from reward_models.chat_template import check_prefix_preserving, render_answer_ids, render_ids
+
+_USERS = 1_000_003
+"""Users of one seed lie this far from the next seed's; a run has fewer updates times users."""
+
+
+class UserTalk:
+    """One conversation with a simulated user, as messages and as one growing sequence."""
+
+    def __init__(
+        self,
+        env: DialogEnv,
+        prompt: TrainingPrompt,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TrainSettings,
+        room: int,
+    ) -> None:
+        """Take over an environment that has just been reset.
+
+        Args:
+            env: the user.
+            prompt: system prompt and the user's first words.
+            tokenizer: whose chat template is used.
+            settings: the weight of the environment's reward.
+            room: most tokens of a prompt.
+        """
+        self.prompt = prompt
+        self._env, self._tokenizer, self._settings = env, tokenizer, settings
+        self._room, self._length = room, len(prompt.ids)
+        self._figures = {"success": 0.0, "turns": 0.0, "grounding_errors": 0.0}
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The conversation so far."""
+        return self._env.messages
+
+    def hear(self, reply: SampledReply) -> Answer:
+        """Say the reply to the user; the reward is the environment's."""
+        _, _, terminated, truncated, info = self._env.step(reply.text[:MAX_REPLY_CHARS])
+        ids: tuple[int, ...] = ()
+        if not (terminated or truncated):
+            ended = reply.finish_reason == "stop"
+            made = render_answer_ids(self._tokenizer, self._env.messages, ended=ended)
+            self._length += len(reply.ids) + len(made)
+            if self._length <= self._room:
+                ids = tuple(made)
+        parts = dict(info["reward_parts"])
+        if not (ids or terminated):
+            parts["outcome"] = self._env.weights.failure
+        self._figures["success"] = float(info["success"])
+        self._figures["turns"] += 1
+        self._figures["grounding_errors"] += info["grounding_errors"]
+        named: dict[str, float | None] = {f"env_{name}": value for name, value in parts.items()}
+        if ids:
+            named["env_outcome"] = None  # its mean is over conversations
+        return Answer(
+            ids=ids, parts=named, score=self._settings.env_reward_weight * sum(parts.values())
+        )
+
+    def figures(self) -> dict[str, float]:
+        """Success, replies and wrong facts."""
+        return self._figures
+
+
+class SimulatedUsers:
+    """An endless stream of simulated users; each has ``num_generations`` conversations."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TrainSettings,
+        room: int,
+    ) -> None:
+        """Check the chat template.
+
+        Args:
+            domain: what the users want.
+            tokenizer: the policy's.
+            settings: batch, seed and costs.
+            room: most tokens of a prompt; a conversation ends where the next would be longer.
+
+        Raises:
+            PolicyError: the template prints a turn differently once the conversation goes on, so
+                that a conversation is not one sequence; says what to do.
+        """
+        check_prefix_preserving(tokenizer)
+        self._domain, self._chain = domain, letter_chain(domain)
+        self._tokenizer = tokenizer
+        self._settings, self._room = settings, room
+        self._weights = RewardWeights(
+            turn=-settings.turn_cost, grounding_error=-settings.grounding_cost
+        )
+
+    def open(self, update: int) -> Sequence[Talk]:
+        """Let the users of an update speak first."""
+        settings = self._settings
+        users = settings.batch_size // settings.num_generations
+        first = settings.seed * _USERS + update * users
+        domain = freshened(
+            self._domain, self._chain, settings.fresh_names, np.random.default_rng(first)
+        )
+        talks: list[Talk] = []
+        for seed in range(first, first + users):
+            prompt: TrainingPrompt | None = None
+            for _ in range(settings.num_generations):
+                env = DialogEnv(
+                    domain,
+                    split="train",
+                    max_turns=settings.max_turns,
+                    weights=self._weights,
+                )
+                env.reset(seed=seed)
+                if prompt is None:  # one object: conversations of one prompt share its pass
+                    ids = tuple(render_ids(self._tokenizer, env.messages))
+                    prompt = TrainingPrompt(messages=tuple(env.messages), ids=ids)
+                talks.append(UserTalk(env, prompt, self._tokenizer, settings, self._room))
+        return talks
