@@ -18,6 +18,8 @@ STREAM = 29
 the wide matrices: norms, queries, attention and residuals (counted with saved-tensor hooks)."""
 WIDE = 4
 """Tensors of the inner width that a backward pass keeps: gate, its activation, up, product."""
+MERGED = 2
+"""Copies of the adapted matrices with an adapter merged in: the policy's and the reference's."""
 FLEETING = 3
 """Tensors of the inner width that a pass holds for the moment, gradients or not."""
 CHUNK_TOKENS, CHUNK_COPIES = 512, 5
@@ -30,10 +32,8 @@ READER_TOKENS = 4096
 SCORING_TOKENS, SCORING_LOGITS, SCORING_TABLES = 8192, 2**24, 9
 """Of the verdict: tokens and logits at a time, and tables of so many logits (nucleus included)."""
 DECODE_ROWS, LEAVING = 64, 1.375
-"""Replies decoded together; and the cache while ended rows leave it: the keys of three quarters of
-the rows are copied before the old ones go, then the values."""
-PACKED_SHARE = 0.75
-"""Share of a layer's weights that the fast decoder lays side by side (q, k, v; gate, up)."""
+"""Replies decoded together on one core; and the cache while ended rows leave it: the keys of three
+quarters of the rows are copied before the old ones go, then the values."""
 WORKSPACE, TRAINED = 60 * MB, 100 * MB
 """On a CPU: thread pools and the matrix library's buffers; and what autograd and the allocator keep
 for themselves while something is trained (both measured, see benchmarks/ppo_memory.py)."""
@@ -53,6 +53,7 @@ class ModelSize:
     layers: int
     adapted_layers: int
     hidden: int
+    heads: int
     inner: int
     """Widest input of a matrix in a layer."""
     cached: int
@@ -64,21 +65,25 @@ class ModelSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Tokens of the largest batch of each stage; 0 where the run does not have the stage."""
+    """Rows and tokens of the largest batch of each stage; 0 rows where a run lacks the stage."""
 
+    cores: int
+    """On which passes run and batches are decoded side by side; 1 on a GPU."""
     read: int
-    """By the reward model's reader at a time."""
-    imitate: int
+    """Tokens that the reward model's reader takes at a time."""
+    imitate_rows: int
     """Of SFT's largest pass."""
+    imitate_width: int
     imitate_all: int
-    """Of all its examples."""
+    """Tokens of all its examples."""
     sample_rows: int
     sample_width: int
     """Longest prompt and longest reply together."""
-    learn: int
-    """Of PPO's largest pass."""
+    learn_rows: int
+    """Of PPO's passes that run at one time."""
+    learn_width: int
     learn_all: int
-    """Of all passes of a batch."""
+    """Tokens of all passes of a batch."""
     judge_rows: int
     judge_width: int
     judge_places: int
@@ -108,18 +113,26 @@ class Prediction:
         return list(dict.fromkeys(term for held in self.stages.values() for term in held))
 
 
-def backward_bytes(size: ModelSize, tokens: int, width: int) -> int:
-    """What a pass with gradients over so many tokens keeps and holds, in arithmetic of ``width``.
+def backward_bytes(size: ModelSize, rows: int, tokens: int, width: int) -> int:
+    """What passes with gradients over rows of so many tokens keep and hold.
 
-    tokens x adapted layers x (29 hidden + 4 width inner), and the merged matrices of the adapter.
+    rows x tokens x adapted layers x (29 hidden + 4 width inner + width heads tokens), where the
+    last term is the attention of every token to every token, and the merged matrices.
 
-    >>> size = ModelSize(parameters=0, linears=0, adapted=100, adapter=0, layers=4,
+    >>> size = ModelSize(parameters=0, linears=0, adapted=100, adapter=0, layers=4, heads=2,
     ...     adapted_layers=2, hidden=10, inner=30, cached=0, vocabulary=0, fast=True)
-    >>> backward_bytes(size, tokens=1, width=4)   # 2 * (290 + 480) + 400 + 3 * 4 * 30
-    2300
+    >>> backward_bytes(size, 1, 5, 4)   # 5 * 2 * (290 + 480 + 40) + 2 * 400 + 3 * 5 * 4 * 30
+    10700
+
+    Args:
+        size: of the model.
+        rows: of all passes that run at one time.
+        tokens: of a row.
+        width: bytes of a number in the passes' arithmetic.
     """
-    kept = tokens * size.adapted_layers * (STREAM * size.hidden + WIDE * width * size.inner)
-    return kept + width * size.adapted + FLEETING * tokens * FLOAT * size.inner
+    wide = WIDE * size.inner + (size.heads * tokens if size.fast else 0)
+    kept = rows * tokens * size.adapted_layers * (STREAM * size.hidden + width * wide)
+    return kept + MERGED * width * size.adapted + FLEETING * rows * tokens * FLOAT * size.inner
 
 
 def decode_copy_bytes(size: ModelSize, width: int, *, merged: bool) -> int:
@@ -131,23 +144,19 @@ def decode_copy_bytes(size: ModelSize, width: int, *, merged: bool) -> int:
         merged: an adapter is merged into copies of its matrices first.
     """
     copy = FLOAT * size.adapted if merged else 0
-    if not size.fast:
-        return copy
-    if width == FLOAT:
-        return copy + int(FLOAT * PACKED_SHARE * size.linears)
-    return copy + width * (size.linears + size.vocabulary * size.hidden)
+    packed = width * (size.linears + size.vocabulary * size.hidden) if size.fast else 0
+    return copy + packed
 
 
 def cache_bytes(size: ModelSize, rows: int, tokens: int, width: int) -> int:
     """Keys and values of so many rows of so many tokens, while ended rows leave.
 
     >>> size = ModelSize(parameters=0, linears=0, adapted=0, adapter=0, layers=6, adapted_layers=3,
-    ...     hidden=256, inner=768, cached=256, vocabulary=4096, fast=True)
+    ...     hidden=256, heads=4, inner=768, cached=256, vocabulary=4096, fast=True)
     >>> cache_bytes(size, rows=64, tokens=500, width=4)   # 64 * 500 * 6 * 256 * 4 * 1.375
     270336000
     """
-    kept = min(rows, DECODE_ROWS) * tokens * size.layers * size.cached * width
-    return int(kept * LEAVING)
+    return int(rows * tokens * size.layers * size.cached * width * LEAVING)
 
 
 def forward_bytes(size: ModelSize, tokens: int, *, on_cpu: bool) -> int:
@@ -183,26 +192,30 @@ def predict(
             "reading replies": forward_bytes(size, load.read, on_cpu=on_cpu),
         }
     with_adapter = {**always, **trained, "adapter, optimizer": learned}
-    for stage, largest, every in (
-        ("sft", load.imitate, load.imitate_all),
-        ("ppo", load.learn, load.learn_all),
+    for stage, rows, tokens, every, at_once in (
+        ("sft", load.imitate_rows, load.imitate_width, load.imitate_all, 1),
+        ("ppo", load.learn_rows, load.learn_width, load.learn_all, load.cores),
     ):
-        if largest:
+        if rows:
+            most = FLOAT * rows * tokens * size.vocabulary * CHUNK_COPIES
             stages[stage] = {
                 **with_adapter,
                 "frozen layers' output": FLOAT * every * size.hidden,
-                "passes": backward_bytes(size, largest, width),
-                "log-prob chunks": min(chunk, FLOAT * largest * size.vocabulary * CHUNK_COPIES),
+                "passes": backward_bytes(size, rows, tokens, width),
+                "log-prob chunks": min(at_once * chunk, most),
             }
+    together = DECODE_ROWS * (load.cores if size.fast else 1)
     if load.sample_rows:
         stages["sampling"] = {
             **with_adapter,
             "decode copy": decode_copy_bytes(size, width, merged=True),
-            "keys and values": cache_bytes(size, load.sample_rows, load.sample_width, width),
+            "keys and values": cache_bytes(
+                size, min(load.sample_rows, together), load.sample_width, width
+            ),
         }
     decoders = decode_copy_bytes(size, FLOAT, merged=False)
     decoders += decode_copy_bytes(size, FLOAT, merged=True)
-    answering = cache_bytes(size, load.judge_rows, load.judge_width, FLOAT)
+    answering = cache_bytes(size, min(load.judge_rows, together), load.judge_width, FLOAT)
     logits = min(SCORING_LOGITS, load.judge_places * size.vocabulary)
     tokens = min(SCORING_TOKENS, load.judge_rows * load.judge_width)
     scoring = FLOAT * logits * SCORING_TABLES + forward_bytes(size, tokens, on_cpu=on_cpu)

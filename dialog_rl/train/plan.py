@@ -97,7 +97,8 @@ def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None 
     model = empty_model(source, AutoModelForCausalLM)
     tokenizer = _tokenizer(source)
     size = model_size(model, settings, device)
-    load, remarks = workload(home, settings, tokenizer, model.config)
+    cores = (settings.num_threads or torch.get_num_threads()) if device == "cpu" else 1
+    load, remarks = workload(home, settings, tokenizer, model.config, cores)
     reader = 0
     if settings.reward_model_name_or_path is not None and load.read:
         other = empty_model(settings.reward_model_name_or_path, AutoModel)
@@ -184,6 +185,7 @@ def model_size(model: Any, settings: TrainSettings, device: str) -> ModelSize:
             any(_owns(layers[k], model, n) for n in adapted) for k in range(len(layers))
         ),
         hidden=config.hidden_size,
+        heads=heads,
         inner=max(max(p.shape) for p in layers[0].parameters() if p.dim() == 2),
         cached=2 * key_heads * head,
         vocabulary=model.get_output_embeddings().weight.shape[0],
@@ -197,7 +199,7 @@ def _owns(layer: nn.Module, model: nn.Module, name: str) -> bool:
 
 
 def workload(
-    home: Path, settings: TrainSettings, tokenizer: Any, config: Any
+    home: Path, settings: TrainSettings, tokenizer: Any, config: Any, cores: int
 ) -> tuple[Workload, list[str]]:
     """Tokens of the largest batches, from what is in the store."""
     positions = getattr(config, "max_position_embeddings", None) or CONTEXT_BUDGET
@@ -225,17 +227,24 @@ def workload(
     answer = SamplingParams().max_new_tokens
     ppo = settings.algo == "ppo"
     group = settings.num_generations
-    rows = max(1, replies_per_pass(settings) // group)
+    per_batch = settings.batch_size // group
+    rows = min(max(1, replies_per_pass(settings) // group) * cores, per_batch)
     row = prompts[0] + group * reply
+    if settings.env is not None:  # whole conversations, as long as the context allows
+        prompts, row = [budget], budget + reply
+        remarks = [f"conversations are assumed to fill the context of {budget} tokens"]
     read = RewardModelSettings().reply_tokens + RewardModelSettings().context_tokens
     return Workload(
+        cores=cores,
         read=min(READER_TOKENS, read * len(train)) if ppo and settings.learned_reward_weight else 0,
-        imitate=examples[0] * sft.ROWS if imitates and examples else 0,
+        imitate_rows=min(sft.ROWS, len(examples)) if imitates else 0,
+        imitate_width=examples[0] if examples else 0,
         imitate_all=sum(examples) if imitates else 0,
         sample_rows=settings.batch_size if ppo else 0,
         sample_width=prompts[0] + reply,
-        learn=rows * row if ppo else 0,
-        learn_all=(settings.batch_size // group) * row if ppo else 0,
+        learn_rows=rows if ppo else 0,
+        learn_width=row,
+        learn_all=per_batch * row if ppo else 0,
         judge_rows=len(asked),
         judge_width=max(asked) + answer,
         judge_places=sum(len(render_reply_ids(tokenizer, j.completion)) for j in test),

@@ -33,6 +33,7 @@ SIZE = ModelSize(
     layers=4,
     adapted_layers=2,
     hidden=10,
+    heads=2,
     inner=30,
     cached=8,
     vocabulary=20,
@@ -40,11 +41,14 @@ SIZE = ModelSize(
 )
 LOAD = Workload(
     read=0,
-    imitate=0,
+    cores=2,
+    imitate_rows=0,
+    imitate_width=0,
     imitate_all=0,
     sample_rows=8,
     sample_width=16,
-    learn=40,
+    learn_rows=4,
+    learn_width=10,
     learn_all=100,
     judge_rows=4,
     judge_width=16,
@@ -53,20 +57,21 @@ LOAD = Workload(
 
 
 def test_what_a_pass_with_gradients_keeps():
-    # 40 tokens x 2 layers x (29 x 10 + 4 x 4 x 30), 4 x 300 merged, 3 x 40 x 4 x 30 for the moment
-    assert backward_bytes(SIZE, 40, 4) == 40 * 2 * (290 + 480) + 1200 + 14400
-    assert backward_bytes(SIZE, 40, 2) == 40 * 2 * (290 + 240) + 600 + 14400
+    # 4 x 10 tokens x 2 layers x (29 x 10 + 4 x 4 x 30 + 4 x 2 heads x 10 tokens seen), twice
+    # 4 x 300 merged, 3 x 40 x 4 x 30 for the moment
+    assert backward_bytes(SIZE, 4, 10, 4) == 40 * 2 * (290 + 480 + 80) + 2400 + 14400
+    assert backward_bytes(SIZE, 4, 10, 2) == 40 * 2 * (290 + 240 + 40) + 1200 + 14400
+    # transformers' attention keeps no table of token by token
+    assert backward_bytes(replace(SIZE, fast=False), 4, 10, 4) == 40 * 2 * 770 + 2400 + 14400
 
 
 def test_what_decoding_copies():
-    # float32: 300 merged, and q k v, gate up (three quarters of 600) side by side
-    assert decode_copy_bytes(SIZE, 4, merged=True) == 4 * 300 + 4 * 450
-    # bfloat16: every matrix and the output head once more, two bytes each
+    # 300 merged, and every matrix and the output head packed
+    assert decode_copy_bytes(SIZE, 4, merged=True) == 4 * 300 + 4 * (600 + 200)
     assert decode_copy_bytes(SIZE, 2, merged=False) == 2 * (600 + 200)
     assert decode_copy_bytes(replace(SIZE, fast=False), 4, merged=True) == 4 * 300
     # 8 rows x 16 tokens x 4 layers x 8 numbers x 4 bytes, and 3/8 of it while rows leave
     assert cache_bytes(SIZE, 8, 16, 4) == 16384 * 1.375
-    assert cache_bytes(SIZE, 1000, 16, 4) == 64 * 16 * 4 * 8 * 4 * 1.375  # 64 rows at a time
 
 
 def test_stages_add_up_and_the_largest_is_the_peak():
@@ -74,15 +79,18 @@ def test_stages_add_up_and_the_largest_is_the_peak():
     assert set(found.stages) == {"ppo", "sampling", "verdict"}
     always = 10**6 + WORKSPACE + TRAINED + 4 * 1000
     adapter = 5 * 4 * 50
-    assert found.total("sampling") == always + adapter + 3000 + 22528
-    # both decoders; and scoring 64 tokens, 64 x 4 x ((3 + 0.55 x 4) x 30 + 2 x 10) = 45056, which
-    # is more than the 11264 of answering
-    assert found.total("verdict") == 10**6 + WORKSPACE + 4000 + 1800 + 3000 + 45056
+    assert found.total("sampling") == always + adapter + 1200 + 3200 + 22528
+    # both decoders (3200 and 4400); and scoring 64 tokens, which is more than the 11264 of
+    # answering: 64 x 4 x ((3 + 0.55 x 4) x 30 + 2 x 10) = 45056
+    assert found.total("verdict") == 10**6 + WORKSPACE + 4000 + 3200 + 4400 + 45056
     chunks = 4 * 40 * 20 * 5  # 40 tokens are less than a chunk
-    assert found.total("ppo") == always + adapter + 4000 + backward_bytes(SIZE, 40, 4) + chunks
+    assert found.total("ppo") == always + adapter + 4000 + backward_bytes(SIZE, 4, 10, 4) + chunks
     assert found.peak() == max(found.total(stage) for stage in found.stages)
     gpu = predict(SIZE, LOAD, width=4, libraries=0, on_cpu=False)
-    assert gpu.total("sampling") == 4000 + adapter + 3000 + 22528
+    # no more than 64 rows at a time on each of 2 cores
+    many = predict(SIZE, replace(LOAD, sample_rows=999), width=4, libraries=0, on_cpu=True)
+    assert many.stages["sampling"]["keys and values"] == 128 * 16 * 4 * 8 * 4 * 1.375
+    assert gpu.total("sampling") == 4000 + adapter + 1200 + 3200 + 22528
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -150,6 +158,10 @@ def test_longer_replies_and_larger_batches_need_more(tmp_path):
     assert need("ppo", response_length=192) > need("ppo", response_length=96)
     assert need("sampling", batch_size=32) > need("sampling")
     assert need("ppo", dtype="bfloat16") < need("ppo")
+    assert need("ppo", num_threads=1) < need("ppo", num_threads=4)
+    whole = TrainSettings.with_env("concierge", batch_size=16, num_mini_batches=4)
+    said = plan(whole, home, model_name_or_path=model).summary()
+    assert "conversations are assumed to fill the context of 768 tokens" in said
 
 
 def test_without_feedback_it_says_what_it_assumes(tmp_path):
