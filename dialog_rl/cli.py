@@ -81,9 +81,20 @@ def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
     show_default=True,
     help="Put the new adapter in service if the verdict is to ship.",
 )
+@click.option(
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Say what the run would do and how much memory it needs; load no weights, train nothing.",
+)
 @options(TrainSettings)
 def train(
-    home: Path, model_name_or_path: str | None, resume: str | None, promote: bool, **flags: Any
+    home: Path,
+    model_name_or_path: str | None,
+    resume: str | None,
+    promote: bool,
+    only_plan: bool,
+    **flags: Any,
 ) -> int:
     """Train an adapter on the feedback in the store and judge it against the one in service.
 
@@ -96,6 +107,13 @@ def train(
     if resume and asked:
         raise ConfigError(f"--resume goes on with the run's own settings; leave out --{asked[0]}")
     refuse_idle(asked, [settings.algo], env=settings.env, credit=settings.credit)
+    if only_plan:
+        if resume or promote:
+            raise ConfigError("--plan trains nothing; leave out --resume and --promote")
+        from dialog_rl.train.plan import plan
+
+        click.echo(plan(settings, home, model_name_or_path=model_name_or_path).summary())
+        return 0
     from dialog_rl.train import pipeline
 
     result = pipeline.train(

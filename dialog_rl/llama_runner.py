@@ -105,7 +105,7 @@ class LlamaRunner:
         config = source.config
         rope = (config.rope_parameters or {}).get("rope_type", "default")
         return (
-            source.device.type == "cpu"
+            source.device.type in ("cpu", "meta")  # meta: a plan, which loads no weights
             and config.hidden_act == "silu"
             and rope in _ROPE_TYPES
             and not getattr(config, "use_sliding_window", False)  # transformers': Qwen2 has it

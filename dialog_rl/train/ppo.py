@@ -87,7 +87,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """
         self.actor, self.collector = actor, collector
         self.settings, self.folder = settings, folder
-        self.per_pass = _per_pass(settings, actor.autocast_dtype)
+        self.per_pass = episodes_per_pass(settings, actor.autocast_dtype)
         groups = [
             {"params": list(actor.adapter_parameters().values()), "lr": settings.learning_rate},
             {"params": list(actor.value_head.parameters()), "lr": settings.value_learning_rate},
@@ -418,7 +418,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.state.global_step = self.progress.update
 
 
-def _per_pass(settings: TrainSettings, dtype: torch.dtype | None) -> int:
+def episodes_per_pass(settings: TrainSettings, dtype: torch.dtype | None) -> int:
     """Episodes per pass, so that every core has one and every minibatch is whole passes."""
     replies, cores = settings.batch_size // settings.num_mini_batches, torch.get_num_threads()
     wanted = min(AT_ONCE.get(dtype, 8), replies) // cores
