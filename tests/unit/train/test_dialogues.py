@@ -154,11 +154,12 @@ def test_an_empty_reply_is_a_turn_like_any_other():
 def test_a_template_that_prints_a_turn_differently_later_is_refused_at_the_start():
     policy = policy_of("chatml")
     policy.tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and not "
-        "loop.last %}earlier: {% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' and not loop.last %}earlier: {% endif %}"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    with pytest.raises(PolicyError, match="not prefix-preserving.* set tokenizer.chat_template"):
+    with pytest.raises(PolicyError, match=r"not prefix-preserving.*set tokenizer\.chat_template"):
         users_of(policy, settings_of())
 
 
