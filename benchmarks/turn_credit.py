@@ -236,7 +236,7 @@ def episodes_needed(seed: int, rate: float, *, by_turn: bool, most: int = 60_000
         for p, part in zip(policy.parameters(), step.split(sizes), strict=True):
             p.data += rate * part.view(p.shape)
         _learn(critic, talks, returns)
-        if float(exact_return(policy)) >= goal:
+        if float(exact_return(policy).detach()) >= goal:
             return done
     return most
 

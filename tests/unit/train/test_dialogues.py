@@ -162,7 +162,7 @@ def test_a_template_that_prints_a_turn_differently_later_is_refused_at_the_start
         "{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    with pytest.raises(PolicyError, match=r"not prefix-preserving.* set tokenizer\.chat_template"):
+    with pytest.raises(PolicyError, match=r"not prefix-preserving.*set tokenizer\.chat_template"):
         users_of(policy, settings_of())
 
 
