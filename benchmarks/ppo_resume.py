@@ -4,10 +4,10 @@
 
 A real `dialog-rl train` (PPO on the bundled model, rewards by rule, a few logged prompts) runs to
 its end once. Then it is started again in homes of their own and killed with SIGKILL, whole process
-group, at random moments, one for each home; what was killed is resumed with `--resume`. Adapter and
-the last checkpoint's tensors (adapter, value head, Adam's moments) are compared byte by byte with
-the uninterrupted run's. A kill that came before the run's folder existed is drawn again. About six
-minutes on two quiet cores.
+group, at random moments of PPO: after a random number of updates and a random part of the next one
+(before the first, the start counts). What was killed is resumed with `--resume`. Adapter and the
+last checkpoint's tensors (adapter, value head, Adam's moments) are compared byte by byte with the
+uninterrupted run's. About six minutes on two quiet cores.
 """
 
 import argparse
@@ -31,14 +31,15 @@ from dialog_rl.store import FeedbackStore
 from dialog_rl.train.checkpoints import load_checkpoint
 
 FLAGS = (
-    "--total_episodes=48",
-    "--batch_size=8",
+    "--total_episodes=96",
+    "--batch_size=16",
     "--num_mini_batches=2",
     "--num_generations=2",
-    "--response_length=16",
+    "--response_length=24",
     "--learned_reward_weight=0",
     "--reward_funcs=politeness",
-    "--reward_funcs=length",
+    "--reward_funcs=question_back",
+    "--reward_funcs=grounding",
     "--save_steps=1",
     "--max_seconds=1000000",
     "--dtype=float32",
@@ -113,21 +114,28 @@ def to_its_end(home: Path, extra: Sequence[str]) -> float:
     return time.monotonic() - begun
 
 
-def killed(home: Path, after: float) -> bool:
-    """Start it, kill its process group after so many seconds; whether it left a run to resume."""
+def killed(home: Path, after: int, wait: float) -> bool:
+    """Start it and kill its process group; whether it left a run to resume.
+
+    Args:
+        home: with feedback and no run yet.
+        after: PPO updates to wait for.
+        wait: seconds to wait further.
+    """
     process = subprocess.Popen(
         command(home, FLAGS),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    try:
-        process.wait(timeout=after)
-    except subprocess.TimeoutExpired:
+    while process.poll() is None and (not list_runs(home) or updates(home) < after):
+        time.sleep(0.02)
+    time.sleep(wait)
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    found = list_runs(home)
-    return bool(found) and found[0].state == "interrupted"
+    (status,) = list_runs(home)
+    return status.state == "interrupted"
 
 
 def same(home: Path, whole: Path) -> bool:
@@ -161,13 +169,16 @@ def main() -> None:
         whole = Path(folder) / "whole"
         fill(whole, 24)
         lasted = to_its_end(whole, FLAGS)
+        (status,) = list_runs(whole)
+        told = [r for r in Run(whole / "runs" / status.run_id).metrics() if r["stage"] == "ppo"]
+        each = told[-1]["seconds"] / len(told)
         print(f"undisturbed: {stage(whole)}, {lasted:.0f} s", flush=True)
         equal, number = 0, 0
         met: list[str] = []
         while len(met) < args.kills:
             home, number = Path(folder) / f"cut-{number}", number + 1
             fill(home, 24)
-            if not killed(home, rng.uniform(0.2, 0.95) * lasted):
+            if not killed(home, rng.randrange(len(told)), rng.random() * each):
                 continue
             met.append(stage(home))
             (status,) = list_runs(home)
