@@ -201,10 +201,9 @@ def measure(
     found: dict[str, dict[int, list[float]]] = {side: {} for side in SIDES}
     for count in turns:
         for side in SIDES:
-            words = ["--one", side, str(count), "--dialogues", str(dialogues)]
+            words = ["--one", side, str(count), f"--dialogues={dialogues}", f"--updates={updates}"]
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.dialogue_turns", *words]
-                + ["--updates", str(updates)],
+                [sys.executable, "-m", "benchmarks.dialogue_turns", *words],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,

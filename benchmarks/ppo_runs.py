@@ -7,6 +7,7 @@ run is a process of its own and leaves a JSON file; what is there is not run aga
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -48,6 +49,7 @@ class Way:
     layers: LayerChoice = "all"
     passes: Dtype = "float32"
     sampling: Dtype = "float32"
+    """auto: as the passes."""
     trl: bool = False
     """TRL's own trainer."""
 
@@ -156,28 +158,34 @@ def timed(trainer: Any) -> tuple[list[float], list[float]]:
 
     trainer.log = noted
     trainer.train()
-    return rewards, [b - a for a, b in zip(stamps, stamps[1:], strict=False)]
+    return rewards, [b - a for a, b in itertools.pairwise(stamps)]
 
 
 def ours(
     policy: Any, asked: Any, judge: Any, settings: Any, way: Way, folder: Path
 ) -> tuple[Any, Any]:
     """Our trainer, and what hands out its policy."""
+    import torch
+
     from dialog_rl.train.actor import Actor
-    from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.collect import Collector, LoggedPrompts
+    from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from reward_models.composite import CompositeReward
 
-    precision = {"float32": "weights", "bfloat16": "bfloat16", "auto": "auto"}[way.sampling]
+    chosen = choose_dtype(way.passes, policy.model)
+    drawn = chosen if way.sampling == "auto" else way.sampling
+    precision = "bfloat16" if drawn == "bfloat16" else "weights"
     sampling = settings.rollout_sampling()
     actor = Actor(
         policy.model,
         lora_r=settings.lora_r,
         lora_layers=way.layers,
-        autocast_dtype=autocast_dtype(choose_dtype(way.passes, policy.model)),
+        autocast_dtype=autocast_dtype(chosen),
         seed=settings.seed,
     )
+    if drawn == "bfloat16":
+        actor.dtype = torch.bfloat16  # the coarsest arithmetic in use, for the preflight
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,

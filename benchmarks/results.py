@@ -112,6 +112,8 @@ def _number(value: float | str | None) -> str:
 
 def _section(name: str, rows: Sequence[ResultRow]) -> str:
     lines = [f"## {name}", ""]
+    if (PAGE.parent / f"{name}.png").is_file():
+        lines += [f"![{name}]({name}.png)", ""]
     lines += ["| figure | value | interval | bar | met |", "|---|---|---|---|---|"]
     for row in rows:
         interval = "" if row.low is None else f"{_number(row.low)} to {_number(row.high)}"

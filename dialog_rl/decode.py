@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.conversation import FinishReason, SamplingParams
-from dialog_rl.side_by_side import side_by_side
+from reward_models.side_by_side import side_by_side
 
 _TOP = 64
 """Tokens looked at first for top-p; the full sort is needed only when they hold too little mass."""

@@ -8,6 +8,7 @@ left to :mod:`reward_models.textual`, which costs a thousandth.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reward_models.backbone import decoder_layers
 from reward_models.base import Message
 from reward_models.chat_template import render_ids, render_reply_ids
 from reward_models.errors import RewardError
+from reward_models.side_by_side import side_by_side
 
 Ids = tuple[list[int], int]
 """Token ids of context and reply, and where the reply begins."""
@@ -154,19 +156,31 @@ class Reader:
             batch_tokens: Padded tokens per forward pass.
         """
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-        found: dict[int, Tensor] = {}
-        batch: list[int] = []
-        with torch.inference_mode():
-            for position, row in enumerate(order):
-                batch.append(row)
-                after = order[position + 1] if position + 1 < len(order) else None
-                width = len(rows[after][0]) if after is not None else 0
-                if after is None or width * (len(batch) + 1) > batch_tokens:
-                    states = self.states([rows[i] for i in batch])
-                    found.update(zip(batch, states.float().cpu(), strict=True))
-                    batch = []
+        if self._on_cpu():  # a batch for every core
+            total = sum(len(ids) for ids, _ in rows)
+            batch_tokens = min(batch_tokens, -(-total // torch.get_num_threads()))
+        batches: list[list[int]] = [[]]
+        for row in order:
+            if batches[-1] and len(rows[row][0]) * (len(batches[-1]) + 1) > batch_tokens:
+                batches.append([])
+            batches[-1].append(row)
+
+        @torch.inference_mode()
+        def read(batch: Sequence[int]) -> Tensor:
+            return self.states([rows[i] for i in batch]).float().cpu()
+
+        tasks = [partial(read, batch) for batch in batches if batch]
+        done = side_by_side(tasks) if self._on_cpu() else [task() for task in tasks]
+        found = {
+            i: state
+            for batch, states in zip(batches, done, strict=False)
+            for i, state in zip(batch, states, strict=True)
+        }
         width = 2 * self.width
         return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.zeros(0, width)
+
+    def _on_cpu(self) -> bool:
+        return next(self.trunk.parameters()).is_cpu
 
     @property
     def width(self) -> int:

@@ -48,13 +48,13 @@ def _changed(kind: Kind) -> tuple[str, ...]:
 
 
 def made_up(chain: Chain, rng: np.random.Generator) -> str:
-    """Draw a word of 4 to 9 letters."""
-    while True:
+    """Draw a word of 4 to 9 letters; the chain holds words of 4 letters, so it comes to an end."""
+    word = ""
+    while len(word) < _LEAST:
         word = ""
-        while len(word) <= _LONGEST and (letter := pick(rng, chain[f"  {word}"[-2:]])):
+        while len(word) < _LONGEST and (letter := pick(rng, chain[f"  {word}"[-2:]])):
             word += letter
-        if _LEAST <= len(word) <= _LONGEST:
-            return word
+    return word
 
 
 def freshened(domain: Domain, chain: Chain, share: float, rng: np.random.Generator) -> Domain:

@@ -45,7 +45,7 @@ class Scored(NamedTuple):
     logprobs: Tensor
     """[N] log p(token) at the sampling temperature, nats."""
     entropies: Tensor
-    """[N] entropy of the distribution it was drawn from, nats."""
+    """[N] entropy of the distribution it was drawn from, nats; NaN in passes with a gradient."""
     values: Tensor
     """[N] the critic's estimate before the token."""
 

@@ -68,7 +68,10 @@ def _current(folder: Path) -> str | None:
 def sweep(folder: Path) -> None:
     """Delete what an interrupted save left behind."""
     for left in folder.glob("*.tmp"):
-        shutil.rmtree(left)
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:  # a pointer that was written and not yet moved into its place
+            left.unlink()
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

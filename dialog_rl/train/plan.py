@@ -36,7 +36,7 @@ from dialog_rl.train.memory import (
     decode_slots,
     predict,
 )
-from dialog_rl.train.ppo import replies_per_pass
+from dialog_rl.train.ppo import episodes_per_pass
 from reward_models.backbone import decoder_layers, lora_config
 from reward_models.base import Judgement, Message
 from reward_models.chat_template import render_ids, render_reply_ids
@@ -107,9 +107,7 @@ def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None 
     import dialog_rl.train.pipeline  # noqa: F401  a run's code, so that its size is measured
 
     libraries = resident() if device == "cpu" else 0
-    width = FLOAT
-    if settings.dtype == "bfloat16" or (settings.dtype == "auto" and bfloat16_is_fast()):
-        width = 2
+    width = FLOAT if passes_dtype(settings) is None else 2
     return Plan(
         prediction=predict(
             size, load, width=width, libraries=libraries, on_cpu=device == "cpu", reader=reader
@@ -118,6 +116,12 @@ def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None 
         free=free_memory(device) + libraries,
         remarks=(*steps(settings), *remarks),
     )
+
+
+def passes_dtype(settings: TrainSettings) -> torch.dtype | None:
+    """The arithmetic that the passes will most likely run in; None is the weights' own."""
+    low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and bfloat16_is_fast())
+    return torch.bfloat16 if low else None
 
 
 def steps(settings: TrainSettings) -> list[str]:
@@ -229,7 +233,9 @@ def workload(
     ppo = settings.algo == "ppo"
     group = settings.num_generations
     per_batch = settings.batch_size // group
-    rows = min(max(1, replies_per_pass(settings) // group) * cores, per_batch)
+    rows = min(
+        max(1, episodes_per_pass(settings, passes_dtype(settings)) // group) * cores, per_batch
+    )
     row = prompts[0] + group * reply
     if settings.env is not None:  # whole conversations, as long as the context allows
         prompts, row = [budget], budget + reply

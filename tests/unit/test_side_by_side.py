@@ -10,7 +10,7 @@ from dialog_rl.conversation import SamplingParams
 from dialog_rl.decode import TransformersRunner, decode_batch
 from dialog_rl.llama_runner import LlamaRunner
 from dialog_rl.process import settle
-from dialog_rl.side_by_side import side_by_side
+from reward_models.side_by_side import side_by_side
 from tests.fakes import tiny_model
 
 

@@ -92,3 +92,59 @@ def test_adam_goes_on_from_its_tensors_as_if_nothing_had_happened():
         return p.detach()
 
     assert torch.equal(run(6, split=3), run(6, split=None))
+
+
+KILLED_IN_SAVE = """
+import os, shutil, sys, torch
+from pathlib import Path
+from dialog_rl.train.checkpoints import load_checkpoint, save_checkpoint
+
+torch.set_num_threads(1)
+root, events = Path(sys.argv[1]), ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir",
+                                   "os.listdir", "os.scandir", "shutil.rmtree", "os.link")
+save_checkpoint(root / "before", 1, {"x": torch.ones(5000)}, {"step": 1}, keep=1)
+
+def save_and_die(folder, left):
+    def count(event, _):
+        nonlocal left
+        if event in events:
+            left -= 1
+            if left < 0:
+                os._exit(9)
+    sys.addaudithook(count)
+    save_checkpoint(folder, 2, {"x": torch.full((5000,), 2.0)}, {"step": 2}, keep=1)
+    os._exit(0)
+
+found, point, code = [], 0, 9
+while code == 9:
+    folder = root / str(point)
+    shutil.copytree(root / "before", folder)
+    child = os.fork()
+    if not child:
+        save_and_die(folder, point)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    tensors, state = load_checkpoint(folder)
+    assert tensors["x"].tolist() == [float(state["step"])] * 5000, point
+    found.append(state["step"])
+    save_checkpoint(folder, 3, {"x": torch.full((5000,), 3.0)}, {"step": 3}, keep=1)
+    assert sorted(p.name for p in folder.iterdir()) == ["CURRENT", "step-000003"], point
+    shutil.rmtree(folder)
+    point += 1
+assert code == 0, code
+print(*found)
+"""
+
+
+def test_a_kill_before_any_file_operation_of_a_save_leaves_the_old_or_the_new_checkpoint(tmp_path):
+    # A fork dies, as by kill -9, right before its n-th file operation, for every n there is.
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_SAVE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    steps = [int(word) for word in done.stdout.split()]
+    assert len(steps) > 10
+    assert steps == sorted(steps)  # old until the pointer moves, new from then on
+    assert (steps[0], steps[-1]) == (1, 2)

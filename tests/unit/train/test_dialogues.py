@@ -20,6 +20,9 @@ from reward_models.composite import CompositeReward
 from tests.fakes import TEMPLATES, byte_tokenizer, tiny_model
 from tests.unit.train.test_ppo import Recorder, weights
 
+WHOLE = sorted(set(TEMPLATES) - {"qwen3"})
+"""Templates that print earlier turns as they were; Qwen3's leaves out their empty thoughts."""
+
 SMALL = {
     "total_episodes": 32,
     "batch_size": 8,
@@ -88,7 +91,7 @@ def dialogues(policy, settings, sampler=None, reward=None, room=ROOM):
     return Collector(talks, sampler, reward, settings)(0, policy.model), sampler
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", WHOLE)
 def test_the_mask_covers_exactly_what_was_sampled_and_nothing_is_tokenised_again(template):
     policy, settings = policy_of(template), settings_of()
     episodes, spoken = dialogues(policy, settings)
@@ -117,7 +120,7 @@ def test_the_mask_covers_exactly_what_was_sampled_and_nothing_is_tokenised_again
     assert sum(len(p.targets) for p in batch.passes) == int(batch.mask.sum())
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", WHOLE)
 def test_a_dialogue_is_what_the_chat_template_makes_of_its_messages(template):
     policy, settings = policy_of(template), settings_of(num_generations=1, batch_size=2)
     talks = users_of(policy, settings).open(0)
@@ -154,11 +157,12 @@ def test_an_empty_reply_is_a_turn_like_any_other():
 def test_a_template_that_prints_a_turn_differently_later_is_refused_at_the_start():
     policy = policy_of("chatml")
     policy.tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and not "
-        "loop.last %}earlier: {% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' and not loop.last %}earlier: {% endif %}"
+        "{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    with pytest.raises(PolicyError, match="not prefix-preserving.* set tokenizer.chat_template"):
+    with pytest.raises(PolicyError, match=r"not prefix-preserving.*set tokenizer\.chat_template"):
         users_of(policy, settings_of())
 
 
