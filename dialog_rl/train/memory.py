@@ -31,9 +31,10 @@ READER_TOKENS = 4096
 """Tokens that the reward model's reader takes at a time."""
 SCORING_TOKENS, SCORING_LOGITS, SCORING_TABLES = 8192, 2**24, 9
 """Of the verdict: tokens and logits at a time, and tables of so many logits (nucleus included)."""
-DECODE_ROWS, LEAVING = 64, 1.375
-"""Replies decoded together on one core; and the cache while ended rows leave it: the keys of three
-quarters of the rows are copied before the old ones go, then the values."""
+DECODE_ROWS, LEAST_ROWS, LEAVING = 64, 8, 1.375
+"""Replies decoded together on one core, at most, and at least where there are as many; and the
+cache while ended rows leave it: the keys of three quarters of the rows are copied before the old
+ones go, then the values."""
 WORKSPACE, TRAINED = 60 * MB, 100 * MB
 """On a CPU: thread pools and the matrix library's buffers; and what autograd and the allocator keep
 for themselves while something is trained (both measured, see benchmarks/ppo_memory.py)."""
@@ -65,7 +66,7 @@ class ModelSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Rows and tokens of the largest batch of each stage; 0 rows where a run lacks the stage."""
+    """Rows and tokens of the largest batch of each stage; 0 where a run lacks the stage."""
 
     cores: int
     """On which passes run and batches are decoded side by side; 1 on a GPU."""
@@ -76,16 +77,17 @@ class Workload:
     imitate_width: int
     imitate_all: int
     """Tokens of all its examples."""
-    sample_rows: int
-    sample_width: int
-    """Longest prompt and longest reply together."""
+    sample_slots: int
+    """Tokens for which the batches that PPO decodes at one time have room."""
     learn_rows: int
     """Of PPO's passes that run at one time."""
     learn_width: int
     learn_all: int
     """Tokens of all passes of a batch."""
-    judge_rows: int
-    judge_width: int
+    judge_slots: int
+    """Tokens for which the batches that the verdict decodes at one time have room."""
+    judge_tokens: int
+    """Of all its prompts and replies."""
     judge_places: int
     """Reply tokens that the verdict scores; a batch of them is bounded by SCORING_LOGITS."""
 
@@ -148,15 +150,34 @@ def decode_copy_bytes(size: ModelSize, width: int, *, merged: bool) -> int:
     return copy + packed
 
 
-def cache_bytes(size: ModelSize, rows: int, tokens: int, width: int) -> int:
-    """Keys and values of so many rows of so many tokens, while ended rows leave.
+def decode_slots(prompts: Sequence[int], reply: int, cores: int) -> int:
+    """Room for tokens in the batches that are decoded at one time, each as wide as its longest row.
+
+    Of 20 prompts two cores decode ten each: the ten longest (9 + 1) and the others.
+
+    >>> decode_slots([9, 5] * 10, reply=1, cores=2)   # 10 * 10 + 10 * 6
+    160
+
+    Args:
+        prompts: tokens of each.
+        reply: longest reply.
+        cores: batches at one time.
+    """
+    ordered = sorted(prompts, reverse=True)
+    rows = min(DECODE_ROWS, max(-(-len(ordered) // cores), LEAST_ROWS))
+    batches = [ordered[begin : begin + rows] for begin in range(0, len(ordered), rows)]
+    return sum(len(batch) * (batch[0] + reply) for batch in batches[:cores])
+
+
+def cache_bytes(size: ModelSize, slots: int, width: int) -> int:
+    """Keys and values of so many tokens, while ended rows leave.
 
     >>> size = ModelSize(parameters=0, linears=0, adapted=0, adapter=0, layers=6, adapted_layers=3,
     ...     hidden=256, heads=4, inner=768, cached=256, vocabulary=4096, fast=True)
-    >>> cache_bytes(size, rows=64, tokens=500, width=4)   # 64 * 500 * 6 * 256 * 4 * 1.375
+    >>> cache_bytes(size, slots=64 * 500, width=4)   # 64 * 500 * 6 * 256 * 4 * 1.375
     270336000
     """
-    return int(rows * tokens * size.layers * size.cached * width * LEAVING)
+    return int(slots * size.layers * size.cached * width * LEAVING)
 
 
 def forward_bytes(size: ModelSize, tokens: int, *, on_cpu: bool) -> int:
@@ -204,20 +225,17 @@ def predict(
                 "passes": backward_bytes(size, rows, tokens, width),
                 "log-prob chunks": min(at_once * chunk, most),
             }
-    together = DECODE_ROWS * (load.cores if size.fast else 1)
-    if load.sample_rows:
+    if load.sample_slots:
         stages["sampling"] = {
             **with_adapter,
             "decode copy": decode_copy_bytes(size, width, merged=True),
-            "keys and values": cache_bytes(
-                size, min(load.sample_rows, together), load.sample_width, width
-            ),
+            "keys and values": cache_bytes(size, load.sample_slots, width),
         }
     decoders = decode_copy_bytes(size, FLOAT, merged=False)
     decoders += decode_copy_bytes(size, FLOAT, merged=True)
-    answering = cache_bytes(size, min(load.judge_rows, together), load.judge_width, FLOAT)
+    answering = cache_bytes(size, load.judge_slots, FLOAT)
     logits = min(SCORING_LOGITS, load.judge_places * size.vocabulary)
-    tokens = min(SCORING_TOKENS, load.judge_rows * load.judge_width)
+    tokens = min(SCORING_TOKENS, load.judge_tokens)
     scoring = FLOAT * logits * SCORING_TABLES + forward_bytes(size, tokens, on_cpu=on_cpu)
     stages["verdict"] = {
         **always,

@@ -33,6 +33,7 @@ from dialog_rl.train.memory import (
     ModelSize,
     Prediction,
     Workload,
+    decode_slots,
     predict,
 )
 from dialog_rl.train.ppo import episodes_per_pass
@@ -98,7 +99,7 @@ def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None 
     tokenizer = _tokenizer(source)
     size = model_size(model, settings, device)
     cores = (settings.num_threads or torch.get_num_threads()) if device == "cpu" else 1
-    load, remarks = workload(home, settings, tokenizer, model.config, cores)
+    load, remarks = workload(home, settings, tokenizer, model.config, cores, fast=size.fast)
     reader = 0
     if settings.reward_model_name_or_path is not None and load.read:
         other = empty_model(settings.reward_model_name_or_path, AutoModel)
@@ -203,7 +204,7 @@ def _owns(layer: nn.Module, model: nn.Module, name: str) -> bool:
 
 
 def workload(
-    home: Path, settings: TrainSettings, tokenizer: Any, config: Any, cores: int
+    home: Path, settings: TrainSettings, tokenizer: Any, config: Any, cores: int, *, fast: bool
 ) -> tuple[Workload, list[str]]:
     """Tokens of the largest batches, from what is in the store."""
     positions = getattr(config, "max_position_embeddings", None) or CONTEXT_BUDGET
@@ -239,6 +240,9 @@ def workload(
     if settings.env is not None:  # whole conversations, as long as the context allows
         prompts, row = [budget], budget + reply
         remarks = [f"conversations are assumed to fill the context of {budget} tokens"]
+    decoding = cores if fast else 1
+    longest = (prompts * -(-per_batch // len(prompts)))[:per_batch]
+    sampled = [n for n in sorted(longest, reverse=True) for _ in range(group)]
     read = RewardModelSettings().reply_tokens + RewardModelSettings().context_tokens
     return Workload(
         cores=cores,
@@ -246,13 +250,12 @@ def workload(
         imitate_rows=min(sft.ROWS, len(examples)) if imitates else 0,
         imitate_width=examples[0] if examples else 0,
         imitate_all=sum(examples) if imitates else 0,
-        sample_rows=settings.batch_size if ppo else 0,
-        sample_width=prompts[0] + reply,
+        sample_slots=decode_slots(sampled, reply, decoding) if ppo else 0,
         learn_rows=rows if ppo else 0,
         learn_width=row,
         learn_all=per_batch * row if ppo else 0,
-        judge_rows=len(asked),
-        judge_width=max(asked) + answer,
+        judge_slots=decode_slots(asked, answer, decoding),
+        judge_tokens=sum(asked) + len(asked) * answer,
         judge_places=sum(len(render_reply_ids(tokenizer, j.completion)) for j in test),
     ), remarks
 

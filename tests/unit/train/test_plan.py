@@ -19,6 +19,7 @@ from dialog_rl.train.memory import (
     backward_bytes,
     cache_bytes,
     decode_copy_bytes,
+    decode_slots,
     predict,
 )
 from dialog_rl.train.plan import empty_model, model_size, plan
@@ -45,13 +46,12 @@ LOAD = Workload(
     imitate_rows=0,
     imitate_width=0,
     imitate_all=0,
-    sample_rows=8,
-    sample_width=16,
+    sample_slots=8 * 16,
     learn_rows=4,
     learn_width=10,
     learn_all=100,
-    judge_rows=4,
-    judge_width=16,
+    judge_slots=4 * 16,
+    judge_tokens=64,
     judge_places=0,
 )
 
@@ -71,7 +71,16 @@ def test_what_decoding_copies():
     assert decode_copy_bytes(SIZE, 2, merged=False) == 2 * (600 + 200)
     assert decode_copy_bytes(replace(SIZE, fast=False), 4, merged=True) == 4 * 300
     # 8 rows x 16 tokens x 4 layers x 8 numbers x 4 bytes, and 3/8 of it while rows leave
-    assert cache_bytes(SIZE, 8, 16, 4) == 16384 * 1.375
+    assert cache_bytes(SIZE, 8 * 16, 4) == 16384 * 1.375
+
+
+def test_batches_are_decoded_side_by_side_each_as_wide_as_its_longest_row():
+    prompts = [30, 10] * 10
+    assert decode_slots(prompts, 2, cores=1) == 20 * 32
+    assert decode_slots(prompts, 2, cores=2) == 10 * 32 + 10 * 12
+    # not fewer than 8 rows: 8, 8 and 4; the second begins with a 30
+    assert decode_slots(prompts, 2, cores=5) == 8 * 32 + 8 * 32 + 4 * 12
+    assert decode_slots([9] * 200, 1, cores=2) == 2 * 64 * 10  # not more than 64
 
 
 def test_stages_add_up_and_the_largest_is_the_peak():
@@ -87,9 +96,6 @@ def test_stages_add_up_and_the_largest_is_the_peak():
     assert found.total("ppo") == always + adapter + 4000 + backward_bytes(SIZE, 4, 10, 4) + chunks
     assert found.peak() == max(found.total(stage) for stage in found.stages)
     gpu = predict(SIZE, LOAD, width=4, libraries=0, on_cpu=False)
-    # no more than 64 rows at a time on each of 2 cores
-    many = predict(SIZE, replace(LOAD, sample_rows=999), width=4, libraries=0, on_cpu=True)
-    assert many.stages["sampling"]["keys and values"] == 128 * 16 * 4 * 8 * 4 * 1.375
     assert gpu.total("sampling") == 4000 + adapter + 1200 + 3200 + 22528
 
 
