@@ -1,15 +1,15 @@
 """One PPO update beside TRL's own `PPOTrainer`: seconds, episodes per second and peak memory.
 
-    python -m benchmarks.ppo_engine [--shapes 10m bundled 135m] [--updates 6]
+    python -m benchmarks.ppo_engine [--shapes 10m bundled 135m] [--rounds 3]
 
 Both sides get the same base (random weights; `bundled`: the bundled model and prompts of held-out
 dialogues), the same LoRA rank, prompts, batch, reply length and four epochs, and score each reply
-with a reward of the base's size. Each side runs in a process of its own, the sides take turns, the
-first update of each is left out. TRL runs unmodified, with the rollout batch that suits it best:
-the whole batch. `same` is our engine with LoRA on all layers in float32, `default` is the recipe of
-`dialog-rl train` (LoRA on the top half, arithmetic as measured to be faster). Memory is the peak of
-the process over what it held before the models were made. A ratio is between medians; its interval
-is that of the extreme updates.
+with a reward of the base's size. Each side runs in a process of its own, the sides take turns
+round after round, the first update of each process is left out. TRL runs unmodified, with the
+rollout batch that suits it best: the whole batch. `same` is our engine with LoRA on all layers in
+float32, `default` is the recipe of `dialog-rl train` (LoRA on the top half, arithmetic as measured
+to be faster). Memory is the peak of the process over what it held before the models were made. A
+ratio is between the medians of one round; its interval spans the rounds.
 """
 
 import argparse
@@ -260,6 +260,10 @@ def fitted_reward(policy: Any, asked: Sequence[Any], dtype: Any) -> Any:
 
 def one(side: str, name: str, updates: int) -> None:
     """Run one side in this process and print its figures as JSON."""
+    if side != "trl":
+        from dialog_rl.process import settle
+
+        settle()
     import torch
 
     torch.set_num_threads(2)
@@ -272,94 +276,84 @@ def one(side: str, name: str, updates: int) -> None:
     print(json.dumps({"seconds": seconds[1:], "mb": peak_mb() - before}))
 
 
-def measure(name: str, updates: int) -> list[ResultRow]:
-    """All sides of one shape, in turn."""
-    shape, found = SHAPES[name], {}
-    for side in SIDES:
+def measure(name: str, rounds: int, updates: int) -> list[ResultRow]:
+    """All sides of one shape in turn, round after round: a machine's speed drifts."""
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for n, side in itertools.product(range(rounds), SIDES):
+        words = ["--one", side, name, "--updates", str(updates)]
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.ppo_engine",
-                "--one",
-                side,
-                name,
-                "--updates",
-                str(updates),
-            ],
+            [sys.executable, "-m", "benchmarks.ppo_engine", *words],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
             env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
-        found[side] = json.loads(done.stdout.splitlines()[-1])
-        print(name, side, found[side], flush=True)
-    return rows(shape, name, found)
+        found[side].append(json.loads(done.stdout.splitlines()[-1]))
+        print(name, n, side, found[side][-1], flush=True)
+    return rows(SHAPES[name], name, found)
 
 
-def rows(shape: Shape, name: str, found: dict[str, dict[str, Any]]) -> list[ResultRow]:
-    """Seconds and MB of each side, and the ratios."""
+def rows(shape: Shape, name: str, found: dict[str, list[dict[str, Any]]]) -> list[ResultRow]:
+    """Seconds and MB of each side, and the ratios of each round's medians."""
     command = f"python -m benchmarks.ppo_engine --shapes {name}"
+    middle = {
+        side: [statistics.median(r["seconds"]) for r in rounds] for side, rounds in found.items()
+    }
+    megabytes = {side: statistics.median(r["mb"] for r in rounds) for side, rounds in found.items()}
     made = []
-    for side in SIDES:
-        seconds = found[side]["seconds"]
-        made.append(
-            ResultRow(
-                figure=f"{shape.title}: {side}, seconds per update ({len(seconds)} updates)",
-                value=round(statistics.median(seconds), 3),
-                low=round(min(seconds), 3),
-                high=round(max(seconds), 3),
-                command=command,
-            )
-        )
-        made.append(
-            ResultRow(
-                figure=f"{shape.title}: {side}, peak memory, MB",
-                value=round(found[side]["mb"]),
-                command=command,
-            )
-        )
-    theirs = found["trl"]
+    for side, rounds in found.items():
+        seconds = [s for r in rounds for s in r["seconds"]]
+        title = f"{shape.title}: {side}, seconds per update ({len(seconds)} updates)"
+        made.append(_row(title, seconds, command, digits=3))
+        made.append(_row(f"{shape.title}: {side}, peak memory, MB", [megabytes[side]], command))
     for side, least in zip(SIDES[1:], shape.bars, strict=False):
-        ours = found[side]
-        ratio = statistics.median(theirs["seconds"]) / statistics.median(ours["seconds"])
-        made.append(
-            ResultRow(
-                figure=f"{shape.title}: episodes per second, {side} over TRL",
-                value=round(ratio, 2),
-                low=round(min(theirs["seconds"]) / max(ours["seconds"]), 2),
-                high=round(max(theirs["seconds"]) / min(ours["seconds"]), 2),
-                bar=f"at least {least:g}" if least else "",
-                met=ratio >= least if least else None,
-                command=command,
-            )
-        )
-    share, most = found["default"]["mb"] / theirs["mb"], shape.bars[2]
-    made.append(
-        ResultRow(
-            figure=f"{shape.title}: peak memory, default over TRL",
-            value=round(share, 3),
-            bar=f"at most {most:g}" if most else "",
-            met=share <= most if most else None,
-            command=command,
-        )
-    )
+        ratios = [t / o for t, o in zip(middle["trl"], middle[side], strict=True)]
+        title = f"{shape.title}: episodes per second, {side} over TRL"
+        made.append(_row(title, ratios, command, digits=2, least=least))
+    title = f"{shape.title}: peak memory, default over TRL"
+    share = megabytes["default"] / megabytes["trl"]
+    made.append(_row(title, [share], command, digits=3, most=shape.bars[2]))
     return made
+
+
+def _row(
+    figure: str,
+    values: Sequence[float],
+    command: str,
+    *,
+    digits: int = 0,
+    least: float = 0.0,
+    most: float = 0.0,
+) -> ResultRow:
+    """The median of some values, their extremes, and a bar if there is one."""
+    value = statistics.median(values)
+    return ResultRow(
+        figure=figure,
+        value=round(value, digits),
+        low=round(min(values), digits) if len(values) > 1 else None,
+        high=round(max(values), digits) if len(values) > 1 else None,
+        bar=f"at least {least:g}" if least else f"at most {most:g}" if most else "",
+        met=value >= least if least else value <= most if most else None,
+        command=command,
+    )
 
 
 def main() -> None:
     """Measure, print and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shapes", nargs="+", default=["10m", "bundled"], choices=list(SHAPES))
     parser.add_argument(
-        "--updates", type=int, default=6, help="of each side; the first is left out"
+        "--shapes", nargs="+", default=["10m", "bundled", "135m"], choices=list(SHAPES)
     )
+    parser.add_argument(
+        "--updates", type=int, default=3, help="of each side and round; the first is left out"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="in which the sides take turns")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         one(*args.one, args.updates)
         return
-    found = [row for name in args.shapes for row in measure(name, args.updates)]
+    found = [row for name in args.shapes for row in measure(name, args.rounds, args.updates)]
     for row in found:
         print(f"{row.value:>8}  {row.bar:14} {row.figure}")
     write_results("ppo_engine", found)

@@ -27,6 +27,7 @@ from dialog_rl.config import (
 from dialog_rl.errors import ConfigError, DialogRLError
 from dialog_rl.idle_settings import ENV_ONLY, refuse_idle
 from dialog_rl.options import build, given, home_option, options
+from dialog_rl.process import settle
 from dialog_rl.reward.commands import reward
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
@@ -48,9 +49,7 @@ def _model_option(command: Any) -> Any:
 @click.version_option(__version__, prog_name="dialog-rl")
 def cli() -> None:
     """Chat with an assistant, rate its replies, train it on the ratings, judge, promote."""
-    # Before torch is imported: threads that wait sleep. Spinning ones make a training and a chat on
-    # the same cores slow each other ten times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
 
 
 @cli.command()
@@ -82,9 +81,20 @@ def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
     show_default=True,
     help="Put the new adapter in service if the verdict is to ship.",
 )
+@click.option(
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Say what the run would do and how much memory it needs; load no weights, train nothing.",
+)
 @options(TrainSettings)
 def train(
-    home: Path, model_name_or_path: str | None, resume: str | None, promote: bool, **flags: Any
+    home: Path,
+    model_name_or_path: str | None,
+    resume: str | None,
+    promote: bool,
+    only_plan: bool,
+    **flags: Any,
 ) -> int:
     """Train an adapter on the feedback in the store and judge it against the one in service.
 
@@ -97,6 +107,13 @@ def train(
     if resume and asked:
         raise ConfigError(f"--resume goes on with the run's own settings; leave out --{asked[0]}")
     refuse_idle(asked, [settings.algo], env=settings.env, credit=settings.credit)
+    if only_plan:
+        if resume or promote:
+            raise ConfigError("--plan trains nothing; leave out --resume and --promote")
+        from dialog_rl.train.plan import plan
+
+        click.echo(plan(settings, home, model_name_or_path=model_name_or_path).summary())
+        return 0
     from dialog_rl.train import pipeline
 
     result = pipeline.train(

@@ -208,8 +208,11 @@ class TrainSettings:
     grounding_cost."""
     turn_cost: float = 0.05
     """With env: taken off for every reply."""
-    grounding_cost: float = 0.1
+    grounding_cost: float = 0.5
     """With env: taken off for every wrong fact of a reply, at most three."""
+    fresh_names: float = 0.7
+    """With env: share of the words in names and facts that are made up anew for every update, so
+    that the policy learns to read the catalogue instead of knowing it; 0 keeps the domain's own."""
     max_turns: int = 20
     """With env: replies after which a conversation is cut off, which counts as a failure."""
     test_conversations: int = 200
@@ -360,8 +363,11 @@ ENV_DEFAULTS: dict[str, Any] = {
     "sft": False,
     "learned_reward_weight": 0.0,
     "reward_funcs": (),
-    "total_episodes": 6400,
-    "max_seconds": 900.0,
+    "total_episodes": 9600,
+    "max_seconds": 1050.0,
+    "num_ppo_epochs": 3,
+    "kl_coef": 0.05,
+    "lam": 1.0,
 }
 """Where training with simulated users starts from other values: their reward alone counts."""
 
@@ -378,6 +384,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("env_reward_weight", 0.0, 1e3),
     ("turn_cost", 0.0, 1e3),
     ("grounding_cost", 0.0, 1e3),
+    ("fresh_names", 0.0, 1.0),
     ("max_turns", 1, 1000),
     ("test_conversations", 2, 1_000_000),
     ("total_episodes", 1, 10**9),

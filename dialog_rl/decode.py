@@ -10,6 +10,7 @@ Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.conversation import FinishReason, SamplingParams
+from reward_models.side_by_side import side_by_side
 
 _TOP = 64
 """Tokens looked at first for top-p; the full sort is needed only when they hold too little mass."""
+
+_LEAST_ROWS = 8
+"""Rows of a batch that is worth a thread of its own."""
 
 _LEAVE_AT = 0.75
 """Ended rows leave the batch when at most this share of it is still going."""
@@ -27,6 +32,9 @@ _LEAVE_AT = 0.75
 
 class Runner(Protocol):
     """A model that decodes rows of different lengths together. ``Any`` is its own cache."""
+
+    side_by_side: bool
+    """Whether several batches gain by being decoded at once, each with a thread of its own."""
 
     def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[Any, Tensor]:
         """Read B prompts; return the cache and the logits [B, V] of each first new token."""
@@ -108,7 +116,6 @@ def _nucleus(z: Tensor, norm: Tensor, u: Tensor, top_p: float) -> Tensor:
     return tokens.gather(-1, torch.searchsorted(cumulative, target, right=True).minimum(last))
 
 
-@torch.inference_mode()
 def decode_batch(
     runner: Runner,
     prompts: Sequence[Sequence[int]],
@@ -118,18 +125,32 @@ def decode_batch(
     *,
     max_rows: int = 64,
 ) -> list[Decoded]:
-    """Decode every prompt; rows of similar length share a batch of at most ``max_rows``."""
+    """Decode every prompt; rows of similar length share a batch of at most ``max_rows``.
+
+    Batches are decoded side by side where the runner allows it.
+    """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    results: dict[int, Decoded] = {}
-    for begin in range(0, len(order), max_rows):
-        rows = order[begin : begin + max_rows]
-        decoded = _decode_rows(
+    if runner.side_by_side:
+        share = -(-len(order) // torch.get_num_threads())
+        max_rows = min(max_rows, max(share, _LEAST_ROWS))
+    batches = [order[begin : begin + max_rows] for begin in range(0, len(order), max_rows)]
+
+    def decode(rows: list[int]) -> list[Decoded]:
+        return _decode_rows(
             runner, [prompts[i] for i in rows], params, [seeds[i] for i in rows], end_ids
         )
-        results.update(zip(rows, decoded, strict=True))
+
+    tasks = [partial(decode, rows) for rows in batches]
+    done = side_by_side(tasks) if runner.side_by_side else [task() for task in tasks]
+    results = {
+        i: d
+        for rows, found in zip(batches, done, strict=True)
+        for i, d in zip(rows, found, strict=True)
+    }
     return [results[i] for i in range(len(prompts))]
 
 
+@torch.inference_mode()
 def _decode_rows(
     runner: Runner,
     prompts: Sequence[Sequence[int]],
@@ -203,6 +224,8 @@ class _PaddedCache:
 
 class TransformersRunner:
     """Any causal language model through its own forward pass, left padded."""
+
+    side_by_side = False
 
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model

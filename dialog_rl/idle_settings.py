@@ -53,6 +53,7 @@ ENV_ONLY = (
     "env_reward_weight",
     "turn_cost",
     "grounding_cost",
+    "fresh_names",
     "max_turns",
     "test_conversations",
     "credit",

@@ -1,9 +1,11 @@
 """A fast decoder for Llama-shaped models on CPU: what transformers computes, with less around it.
 
 A decode step of a small model through transformers' modules is mostly Python and small kernels.
-Here q, k, v and gate, up are one product each, bfloat16 weights are packed once, keys and values go
-into a preallocated cache, prompts are read without padding (rows of different length as one long
-row; attention alone looks at them apart), and equal prompts are read once.
+Here q, k, v and gate, up are one product each, weights are packed once and hold those of the norms,
+keys and values go into a preallocated cache, prompts are read without padding (rows of
+different length as one long row; attention alone looks at them apart), and equal prompts are read
+once. The two halves of a head that rotate together stand side by side (q and k in the same order,
+so their products stay), which makes the rotation one product of complex numbers.
 
 Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length, H heads, K key/value heads,
 G = H / K, D head width, E embedding width.
@@ -51,12 +53,12 @@ class _Layer:
     output: Product
     gate_up: Product
     down: Product
-    attention_norm: Tensor
-    mlp_norm: Tensor
 
 
 class LlamaRunner:
     """Decodes a Llama or Qwen2 model from packed copies of its weights."""
+
+    side_by_side = True
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         """Pack the weights.
@@ -79,16 +81,20 @@ class LlamaRunner:
         self._head = self._pack([source.lm_head])
         self._layers = [
             _Layer(
-                qkv=self._pack([b.self_attn.q_proj, b.self_attn.k_proj, b.self_attn.v_proj]),
+                qkv=self._pack(
+                    [b.self_attn.q_proj, b.self_attn.k_proj, b.self_attn.v_proj],
+                    norm=b.input_layernorm.weight,
+                    turned=(self._heads + self._kv_heads) * self._width,
+                ),
                 output=self._pack([b.self_attn.o_proj]),
-                gate_up=self._pack([b.mlp.gate_proj, b.mlp.up_proj]),
+                gate_up=self._pack(
+                    [b.mlp.gate_proj, b.mlp.up_proj], norm=b.post_attention_layernorm.weight
+                ),
                 down=self._pack([b.mlp.down_proj]),
-                attention_norm=b.input_layernorm.weight.detach().float(),
-                mlp_norm=b.post_attention_layernorm.weight.detach().float(),
             )
             for b in source.model.layers
         ]
-        self._table = torch.empty(2, 0, self._width)
+        self._table = torch.empty(0, self._width // 2, dtype=torch.complex64)
 
     @staticmethod
     def supports(model: nn.Module) -> bool:
@@ -99,7 +105,7 @@ class LlamaRunner:
         config = source.config
         rope = (config.rope_parameters or {}).get("rope_type", "default")
         return (
-            source.device.type == "cpu"
+            source.device.type in ("cpu", "meta")  # meta: a plan, which loads no weights
             and config.hidden_act == "silu"
             and rope in _ROPE_TYPES
             and not getattr(config, "use_sliding_window", False)  # transformers': Qwen2 has it
@@ -142,12 +148,12 @@ class LlamaRunner:
     def step(self, cache: _Cache, ids: Tensor) -> Tensor:
         """Append one token per row, ids [B]; return the next logits [B, V]."""
         rows = len(ids)
-        cos, sin = self._table[0, cache.lengths][:, None], self._table[1, cache.lengths][:, None]
+        turn = self._table[cache.lengths][:, None]
         slot, end = cache.filled, cache.filled + 1
         mask = cache.mask[..., :end]
         x = self._embedding[ids].float()
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
-            q, k, v = self._project(layer, x, cos, sin)
+            q, k, v = self._project(layer, x, turn)
             keys[:, :, slot] = k
             values[:, :, slot] = v
             mixed = F.scaled_dot_product_attention(
@@ -176,11 +182,11 @@ class LlamaRunner:
         lengths = [len(prompt) for prompt in prompts]
         ids = torch.tensor([token for prompt in prompts for token in prompt])
         positions = torch.cat([torch.arange(length) for length in lengths])
-        cos, sin = self._table[0, positions][:, None], self._table[1, positions][:, None]
+        turn = self._table[positions][:, None]
         groups = self._heads // self._kv_heads
         x: Tensor = self._embedding[ids].float()
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
-            q, k, v = self._project(layer, x, cos, sin)
+            q, k, v = self._project(layer, x, turn)
             mixed, begin = [], 0
             for row, length in enumerate(lengths):
                 span = slice(begin, begin + length)
@@ -199,47 +205,57 @@ class LlamaRunner:
             x = self._finish(layer, x, torch.cat(mixed))
         return x[torch.tensor(lengths).cumsum(0) - 1]
 
-    def _project(
-        self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, layer: _Layer, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [T, H, D] and keys [T, K, D], and values [T, K, D]."""
-        normed = F.rms_norm(x, x.shape[-1:], layer.attention_norm, self._eps)
-        qkv = layer.qkv(normed).view(len(x), -1, self._width)
-        qk, v = qkv[:, : self._heads + self._kv_heads], qkv[:, self._heads + self._kv_heads :]
-        half = self._width // 2
-        turned = torch.cat((-qk[..., half:], qk[..., :half]), -1)
-        rotated = qk * cos + turned * sin
-        return rotated[:, : self._heads], rotated[:, self._heads :], v
+        heads = layer.qkv(self._normed(x)).float().view(len(x), -1, self._width)
+        pairs = heads[:, : self._heads + self._kv_heads].unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(2)
+        v = heads[:, self._heads + self._kv_heads :]
+        return turned[:, : self._heads], turned[:, self._heads :], v
 
     def _finish(self, layer: _Layer, x: Tensor, mixed: Tensor) -> Tensor:
         """The attention's output and the gated feed-forward, each added to the stream [T, E]."""
         x = x + layer.output(mixed)
-        normed = F.rms_norm(x, x.shape[-1:], layer.mlp_norm, self._eps)
-        gate, up = layer.gate_up(normed).chunk(2, -1)
+        gate, up = layer.gate_up(self._normed(x)).chunk(2, -1)
         return x + layer.down(F.silu(gate) * up)
 
+    def _normed(self, x: Tensor) -> Tensor:
+        """Root-mean-square norm; its weight is in the product that reads it."""
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True).add_(self._eps))
+
     def _logits(self, x: Tensor) -> Tensor:
-        return self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps))
+        return self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps)).float()
 
     # -- weights -----------------------------------------------------------------------------------
 
-    def _pack(self, linears: Sequence[nn.Linear]) -> Product:
-        """One product for several linears over the same input; float32 comes out."""
-        dtype = self._dtype
-        weight = linears[0].weight.detach()
-        if len(linears) > 1:
-            weight = torch.cat([linear.weight.detach() for linear in linears])
-        weight, bias = weight.to(dtype), None
+    def _pack(
+        self, linears: Sequence[nn.Linear], *, norm: Tensor | None = None, turned: int = 0
+    ) -> Product:
+        """One product for several linears over the same input.
+
+        Args:
+            linears: their outputs stand side by side.
+            norm: [in] a weight of the input to take in.
+            turned: this many of the first outputs are heads that will be rotated.
+        """
+        weight = torch.cat([linear.weight.detach().float() for linear in linears])
+        bias = None
         if linears[0].bias is not None:
-            bias = torch.cat([linear.bias.detach() for linear in linears]).to(dtype)
-        if dtype != torch.bfloat16:  # float32 gains little, and the copy is twice as large
-            return lambda x: F.linear(x.to(dtype), weight, bias).float()
+            bias = torch.cat([linear.bias.detach() for linear in linears])
+        if norm is not None:
+            weight = weight * norm.detach().float()
+        if turned:
+            halves = torch.arange(turned).view(-1, 2, self._width // 2)
+            order = torch.arange(len(weight))
+            order[:turned] = halves.transpose(1, 2).flatten()
+            weight, bias = weight[order], None if bias is None else bias[order]
+        weight, bias = weight.to(self._dtype), None if bias is None else bias.to(self._dtype)
         return packed_product(weight, bias)
 
     def _grow_table(self, capacity: int) -> None:
-        """Cosines and sines of the rotary embedding for positions 0 to capacity, [2, L, D]."""
-        if self._table.shape[1] >= capacity:
+        """Angles of the rotary embedding for positions 0 to capacity, [L, D / 2] complex."""
+        if len(self._table) >= capacity:
             return
-        length = max(capacity, 1024)
-        cos, sin = self._rotary(torch.zeros(1), torch.arange(length)[None])
-        self._table = torch.stack([cos[0], sin[0]]).float()
+        cos, sin = self._rotary(torch.zeros(1), torch.arange(max(capacity, 1024))[None])
+        half = self._width // 2
+        self._table = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())

@@ -25,7 +25,8 @@ class _TokenLogprobs(torch.autograd.Function):
     """log p(target) per token; only chunk x V is ever held, and nothing of size V is kept.
 
     d logp / d hidden = (onehot(target) - p) W / temperature does not depend on what comes later,
-    so it is formed in the forward chunk and scaled by the incoming gradient in the backward.
+    so it is formed in the forward chunk and scaled by the incoming gradient in the backward. With
+    a soft cap every logit's slope bends with it.
     """
 
     @staticmethod
@@ -41,33 +42,33 @@ class _TokenLogprobs(torch.autograd.Function):
         product: Product | None,
         slope_weight: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        count = hidden.shape[0]
+        count, trained = hidden.shape[0], ctx.needs_input_grad[0]
         logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
-        entropies = torch.empty_like(logprobs)
-        unit = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        entropies = torch.full_like(logprobs, torch.nan) if trained else torch.empty_like(logprobs)
+        unit = torch.empty_like(hidden) if trained else None
         low = weight if slope_weight is None else slope_weight
+        plain = softcap is None and bias is None  # then the few hidden states can be scaled
         for start in range(0, count, chunk):
             part = slice(start, start + chunk)
-            if product is None:
-                logits = linear(hidden[part], weight, bias).float()
-            else:
-                logits = product(hidden[part])
-            bend = None
+            x, picked, bend = hidden[part], targets[part, None], None
+            if plain:
+                x = x / temperature
+            logits = (linear(x, weight, bias) if product is None else product(x)).float()
             if softcap is not None:
                 logits = torch.tanh(logits / softcap)
                 bend = 1 - logits**2
                 logits = logits * softcap
-            if temperature != 1:
-                logits = logits.div_(temperature)
+            if not plain:
+                logits = logits / temperature
             every = torch.log_softmax(logits, dim=-1)
-            picked = targets[part, None]
             logprobs[part] = every.gather(1, picked).squeeze(1)
-            p = every.exp()
-            entropies[part] = -torch.bmm(p[:, None], every[:, :, None]).flatten()
-            if unit is not None:
-                p.neg_().scatter_add_(1, picked, torch.ones_like(picked, dtype=p.dtype))
-                slope = p if bend is None else p.mul_(bend)
-                unit[part] = (slope.to(low.dtype) @ low).to(unit.dtype).div_(temperature)
+            if unit is None:
+                entropies[part] = -torch.bmm(every.exp()[:, None], every[:, :, None]).flatten()
+                continue
+            p, chosen = every.exp_(), weight[targets[part]]
+            if bend is not None:
+                p, chosen = p.mul_(bend), chosen * bend.gather(1, picked)
+            unit[part] = (chosen - (p.to(low.dtype) @ low)).to(unit.dtype).div_(temperature)
         ctx.unit = unit
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
@@ -108,6 +109,7 @@ def token_logprobs(
 
     Returns:
         (logprobs [N], entropies [N]), float32; gradient flows to ``hidden`` through logprobs only.
+        Entropies cost a pass over all logits more: they are NaN where ``hidden`` has a gradient.
     """
     if chunk is None:
         chunk = max(64, CHUNK_LOGITS // weight.shape[0])

@@ -16,6 +16,8 @@ from dialog_rl.precision import Precision
 from reward_models.base import Message
 from reward_models.chat_template import render_ids
 
+CONTEXT_BUDGET = 768
+"""Most prompt tokens unless told otherwise."""
 MAX_MESSAGE_CHARS = 20_000
 """Longer messages are refused before anything is tokenised."""
 
@@ -120,7 +122,7 @@ class DialogManager:
         self,
         policy: Policy,
         *,
-        context_budget: int = 768,
+        context_budget: int = CONTEXT_BUDGET,
         params: SamplingParams | None = None,
     ) -> None:
         """Bind a policy.

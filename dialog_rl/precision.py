@@ -2,7 +2,7 @@
 
 import functools
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dialog_rl.decode import Runner, TransformersRunner
 from dialog_rl.llama_runner import LlamaRunner
+from dialog_rl.static_runner import StaticRunner
 
 Precision = Literal["weights", "bfloat16", "auto"]
 """Of the matrix products while decoding on CPU: as the weights are, bfloat16, or the faster one."""
@@ -19,6 +20,9 @@ def make_runner(module: nn.Module, dtype: torch.dtype) -> Runner:
     """The fastest decoder that knows this model; ``dtype`` is for the packed weights on CPU."""
     if LlamaRunner.supports(module):
         return LlamaRunner(module, dtype)
+    source: Any = module
+    if source.device.type == "cuda" and StaticRunner.supports(module):
+        return StaticRunner(module)
     return TransformersRunner(module)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = 8192
 """Rows x longest row of one forward pass."""
-LOGITS_PER_BATCH = 2**26
+LOGITS_PER_BATCH = 2**24
 """Scored positions x vocabulary of one forward pass (256 MiB for each model)."""
 
 

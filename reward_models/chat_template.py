@@ -176,11 +176,12 @@ def check_reply_mask(tokenizer: "PreTrainedTokenizerBase", turns: int) -> None:
     inside = [[i for i, _ in run] for own, run in _runs(ids, mask) if own]
     outside = tokenizer.decode([i for i, own in zip(ids, mask, strict=True) if not own])
     end = end_of_turn_id(tokenizer)
-    said = [message["content"] for message in _DIALOGUE[1 : 2 * turns : 2]]
+    said = [_heard(tokenizer, message["content"]) for message in _DIALOGUE[1 : 2 * turns : 2]]
+    asked = [_heard(tokenizer, message["content"]) for message in _DIALOGUE[: 2 * turns : 2]]
     heard = [str(tokenizer.decode(run, skip_special_tokens=True)).strip() for run in inside]
     if (
         heard != said
-        or any(text in outside for text in said)
+        or any(text in outside for text in said if text not in asked)
         or any(run[-1] != end or end in run[:-1] for run in inside if end is not None)
     ):
         raise PolicyError(
@@ -196,6 +197,12 @@ _DIALOGUE: tuple[Message, ...] = (
     {"role": "user", "content": "cedar"},
     {"role": "assistant", "content": "amber"},
 )
+
+
+def _heard(tokenizer: "PreTrainedTokenizerBase", text: str) -> str:
+    """The text as the tokenizer gives it back; one of few words may know none of these."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return str(tokenizer.decode(ids)).strip()
 
 
 def _runs(ids: Sequence[int], mask: Sequence[bool]) -> list[tuple[bool, list[tuple[int, bool]]]]:

@@ -5,17 +5,21 @@ message by default), and its token states are averaged at two depths. The contex
 left to :mod:`reward_models.textual`, which costs a thousandth.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reward_models.backbone import decoder_layers
 from reward_models.base import Message
 from reward_models.chat_template import render_ids, render_reply_ids
 from reward_models.errors import RewardError
+from reward_models.side_by_side import side_by_side
 
 Ids = tuple[list[int], int]
 """Token ids of context and reply, and where the reply begins."""
@@ -63,6 +67,29 @@ def _trunk(model: nn.Module) -> nn.Module:
     prefix = getattr(model, "base_model_prefix", "")
     inner = getattr(model, prefix, None) if prefix else None
     return inner if isinstance(inner, nn.Module) else model
+
+
+def _two_depths(trunk: nn.Module, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters the layer in the middle, and the last hidden states, each (B, T, hidden).
+
+    transformers' ``output_hidden_states`` would keep every layer's output to the end of the pass.
+    Passes of other threads over the same modules are not listened to.
+    """
+    layers = decoder_layers(trunk)[1]
+    seen: list[Tensor] = []
+    here = threading.get_ident()
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() == here:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+
+    middle = (len(layers) + 1) // 2
+    handle = layers[min(middle, len(layers) - 1)].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        last: Tensor = trunk(**inputs)[0]
+    finally:
+        handle.remove()
+    return (seen[-1] if middle < len(layers) else last), last
 
 
 class Reader:
@@ -129,19 +156,31 @@ class Reader:
             batch_tokens: Padded tokens per forward pass.
         """
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
-        found: dict[int, Tensor] = {}
-        batch: list[int] = []
-        with torch.inference_mode():
-            for position, row in enumerate(order):
-                batch.append(row)
-                after = order[position + 1] if position + 1 < len(order) else None
-                width = len(rows[after][0]) if after is not None else 0
-                if after is None or width * (len(batch) + 1) > batch_tokens:
-                    states = self.states([rows[i] for i in batch])
-                    found.update(zip(batch, states.float().cpu(), strict=True))
-                    batch = []
+        if self._on_cpu():  # a batch for every core
+            total = sum(len(ids) for ids, _ in rows)
+            batch_tokens = min(batch_tokens, -(-total // torch.get_num_threads()))
+        batches: list[list[int]] = [[]]
+        for row in order:
+            if batches[-1] and len(rows[row][0]) * (len(batches[-1]) + 1) > batch_tokens:
+                batches.append([])
+            batches[-1].append(row)
+
+        @torch.inference_mode()
+        def read(batch: Sequence[int]) -> Tensor:
+            return self.states([rows[i] for i in batch]).float().cpu()
+
+        tasks = [partial(read, batch) for batch in batches if batch]
+        done = side_by_side(tasks) if self._on_cpu() else [task() for task in tasks]
+        found = {
+            i: state
+            for batch, states in zip(batches, done, strict=False)
+            for i, state in zip(batch, states, strict=True)
+        }
         width = 2 * self.width
         return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.zeros(0, width)
+
+    def _on_cpu(self) -> bool:
+        return next(self.trunk.parameters()).is_cpu
 
     @property
     def width(self) -> int:
@@ -169,13 +208,12 @@ class Reader:
             reply[row, begin : len(ids)] = 1
         dtype = self.backbone.autocast_dtype
         with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            output = (trunk or self.trunk)(
+            middle, last = _two_depths(
+                trunk or self.trunk,
                 input_ids=inputs.to(device),
                 attention_mask=mask.long().to(device),
-                output_hidden_states=True,
             )
-        layers = output.hidden_states
-        both = torch.cat([layers[len(layers) // 2], layers[-1]], dim=-1)
+        both = torch.cat([middle, last], dim=-1)
         share = (reply / reply.sum(1, keepdim=True).clamp(min=1)).to(device, both.dtype)
         pooled: Tensor = torch.einsum("bt,bth->bh", share, both)
         return pooled

@@ -25,7 +25,7 @@ from dialog_rl.losses import token_logprobs
 from dialog_rl.packed import packed_product
 from dialog_rl.rollout import Episode, Pass, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.fused_lora import FusedLora, fuse
-from dialog_rl.train.llama_layers import LlamaLayers, Plan
+from dialog_rl.train.llama_layers import LlamaLayers, Plan, Weights
 from reward_models.backbone import (
     LoraLayers,
     decoder_layers,
@@ -45,7 +45,7 @@ class Scored(NamedTuple):
     logprobs: Tensor
     """[N] log p(token) at the sampling temperature, nats."""
     entropies: Tensor
-    """[N] entropy of the distribution it was drawn from, nats."""
+    """[N] entropy of the distribution it was drawn from, nats; NaN in passes with a gradient."""
     values: Tensor
     """[N] the critic's estimate before the token."""
 
@@ -264,16 +264,25 @@ class Actor:
             handle.remove()
         raise PolicyError(f"{type(self._backbone).__name__} does not run its decoder layers")
 
-    def score(self, trunk: Trunk, p: Pass, temperature: float) -> Scored:
+    def merged(self) -> list[Weights] | None:
+        """The adapter as it is now merged into its layers, for :meth:`score` of several passes."""
+        return None if self._layers is None else self._layers.merged(self._dtype)
+
+    def score(
+        self, trunk: Trunk, p: Pass, temperature: float, merged: list[Weights] | None = None
+    ) -> Scored:
         """Log-probabilities, entropies and values of the pass's n sampled tokens.
 
         Args:
             trunk: what :meth:`trunk` returned for this pass.
             p: the pass.
             temperature: as when the tokens were sampled.
+            merged: what :meth:`merged` returned for the adapter as it is; made anew if not given.
         """
         if self._layers is not None and trunk.plan is not None:
-            hidden = self._layers.top(trunk.states, trunk.plan, self._dtype)
+            if merged is None:
+                merged = self._layers.merged(self._dtype)
+            hidden = self._layers.top(trunk.states, trunk.plan, merged)
         else:
             entry = "inputs_embeds" if self.frozen_layers else "input_ids"
             with self._autocast():

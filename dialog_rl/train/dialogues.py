@@ -8,11 +8,13 @@ no value of what would have come.
 
 from collections.abc import Sequence
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv, RewardWeights
 from dialog_rl.envs.domain import Domain
+from dialog_rl.envs.fresh import freshened, letter_chain
 from dialog_rl.rollout import SampledReply, TrainingPrompt
 from dialog_rl.train.collect import Answer, Talk
 from reward_models.base import Message
@@ -103,7 +105,8 @@ class SimulatedUsers:
                 that a conversation is not one sequence; says what to do.
         """
         check_prefix_preserving(tokenizer)
-        self._domain, self._tokenizer = domain, tokenizer
+        self._domain, self._chain = domain, letter_chain(domain)
+        self._tokenizer = tokenizer
         self._settings, self._room = settings, room
         self._weights = RewardWeights(
             turn=-settings.turn_cost, grounding_error=-settings.grounding_cost
@@ -114,12 +117,15 @@ class SimulatedUsers:
         settings = self._settings
         users = settings.batch_size // settings.num_generations
         first = settings.seed * _USERS + update * users
+        domain = freshened(
+            self._domain, self._chain, settings.fresh_names, np.random.default_rng(first)
+        )
         talks: list[Talk] = []
         for seed in range(first, first + users):
             prompt: TrainingPrompt | None = None
             for _ in range(settings.num_generations):
                 env = DialogEnv(
-                    self._domain,
+                    domain,
                     split="train",
                     max_turns=settings.max_turns,
                     weights=self._weights,

@@ -213,19 +213,20 @@ class _FeedForward(NamedTuple):
     active: Tensor
 
 
-_Weights = dict[str, Tensor]
+Weights = dict[str, Tensor]
+"""The matrices of a layer's groups of linears, LoRA merged in."""
 
 
-def _merged(layer: _Layer, dtype: torch.dtype) -> _Weights:
+def _merged(layer: _Layer, dtype: torch.dtype) -> Weights:
     return {name: group.merged(dtype) for name, group in layer.groups().items()}
 
 
-def _product(layer: _Layer, weights: _Weights, name: str, x: Tensor) -> Tensor:
+def _product(layer: _Layer, weights: Weights, name: str, x: Tensor) -> Tensor:
     return linear(x, weights[name], layer.groups()[name].bias(x.dtype))
 
 
 def _attend(
-    x: Tensor, layer: _Layer, weights: _Weights, plan: Plan, *, last: bool
+    x: Tensor, layer: _Layer, weights: Weights, plan: Plan, *, last: bool
 ) -> tuple[Tensor, _Attention]:
     """The stream [b, T, E] after attention; in the last layer at the S places only."""
     rows, width, dtype = x.shape[0], layer.head_width, weights["output"].dtype
@@ -247,7 +248,7 @@ def _attend(
     return made, _Attention(x, normed, asking, q, k, v, p, mixed)
 
 
-def _feed(x: Tensor, layer: _Layer, weights: _Weights) -> tuple[Tensor, _FeedForward]:
+def _feed(x: Tensor, layer: _Layer, weights: Weights) -> tuple[Tensor, _FeedForward]:
     """The stream [b, S, E] after the gated feed-forward."""
     dtype = weights["gate_up"].dtype
     normed = rms_norm(x, x.shape[-1:], layer.mlp_norm, layer.eps).to(dtype)
@@ -259,7 +260,7 @@ def _feed(x: Tensor, layer: _Layer, weights: _Weights) -> tuple[Tensor, _FeedFor
 
 
 def _feed_backward(
-    dy: Tensor, layer: _Layer, weights: _Weights, saved: _FeedForward
+    dy: Tensor, layer: _Layer, weights: Weights, saved: _FeedForward
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradient of the stream before the feed-forward, and of its adapters."""
     dtype, groups = saved.active.dtype, layer.groups()
@@ -278,7 +279,7 @@ def _feed_backward(
 def _attend_backward(
     dy: Tensor,
     layer: _Layer,
-    weights: _Weights,
+    weights: Weights,
     plan: Plan,
     saved: _Attention,
     *,
@@ -315,9 +316,8 @@ def _attend_backward(
 class _LayerPass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, layer: _Layer, plan: Plan, dtype: torch.dtype, last: bool, *_: Tensor
+        ctx: Any, x: Tensor, layer: _Layer, weights: Weights, plan: Plan, last: bool, *_: Tensor
     ) -> Tensor:
-        weights = _merged(layer, dtype)
         middle, attention = _attend(x, layer, weights, plan, last=last)
         made, feed = _feed(middle, layer, weights)
         ctx.kept = (layer, plan, last, weights, attention, feed)
@@ -409,10 +409,21 @@ class LlamaLayers:
             x = _feed(_attend(x, layer, weights, plan, last=False)[0], layer, weights)[0]
         return x
 
-    def top(self, x: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-        """The normed states [n, E], float32, that predict a pass's sampled tokens."""
+    @torch.no_grad()
+    def merged(self, dtype: torch.dtype) -> list[Weights]:
+        """The adapted layers' weights with the adapter as it is now, for any number of passes."""
+        return [_merged(layer, dtype) for layer in self._layers[self._first :]]
+
+    def top(self, x: Tensor, plan: Plan, merged: Sequence[Weights]) -> Tensor:
+        """The normed states [n, E], float32, that predict a pass's sampled tokens.
+
+        Args:
+            x: what :meth:`trunk` returned.
+            plan: of the same pass.
+            merged: the adapted layers' weights; gradients reach the adapter they were made from.
+        """
         upper = self._layers[self._first :]
-        for layer in upper:
+        for layer, weights in zip(upper, merged, strict=True):
             last, trained = layer is upper[-1], layer.parameters()
-            x = _LayerPass.apply(x, layer, plan, dtype, last, *trained)  # type: ignore[no-untyped-call]
+            x = _LayerPass.apply(x, layer, weights, plan, last, *trained)  # type: ignore[no-untyped-call]
         return rms_norm(x.flatten(0, 1)[plan.picks], x.shape[-1:], self._norm, self._eps)

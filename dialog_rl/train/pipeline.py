@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from dialog_rl.allocator import give_back
 from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
@@ -150,6 +151,7 @@ class _Work:
                 self._learn(data)
             except WeakReward as error:
                 return self._refuse(str(error))
+        give_back()
         verdict, version = self._judge(data)
         draw_plots(self.run.metrics(), path / "plots")
         promoted = promote and verdict.ship
@@ -211,7 +213,9 @@ class _Work:
         if settings.algo in ("ppo", "grpo", "rloo"):
             # Fitted first: a reward that cannot be learned should cost no further minute.
             reward = self._reward(data)
+            give_back()
             self._sft(actor, examples, data, required=False)
+            give_back()
             if self.domain is not None:
                 room = examples.manager.context_budget
                 users = SimulatedUsers(self.domain, self.policy.tokenizer, settings, room)

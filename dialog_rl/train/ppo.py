@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,8 +39,8 @@ from dialog_rl.advantages import centre_by_group, gae, token_rewards, turn_score
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.losses import KLController, kl_estimate, policy_loss, value_loss
-from dialog_rl.rollout import Batch, Episode, Turn, make_batch
-from dialog_rl.train.actor import Actor
+from dialog_rl.rollout import Batch, Episode, Pass, Turn, make_batch
+from dialog_rl.train.actor import Actor, Scored, Trunk
 from dialog_rl.train.checkpoints import (
     load_checkpoint,
     load_optimizer,
@@ -50,9 +51,13 @@ from dialog_rl.train.collect import Collector
 from dialog_rl.train.guards import Health, check_mask, collapse, health_of, preflight
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
+from reward_models.side_by_side import side_by_side
 
-PER_PASS = 8
-"""Episodes per forward pass, about: few enough that its rows have much the same length."""
+AT_ONCE = {None: 8, torch.bfloat16: 16}
+"""Episodes in work at one time, shared out among the cores, by the passes' arithmetic: half the
+bytes, twice as many fit the processor's cache."""
+LEAST_PER_PASS = 4
+"""Episodes in a pass, where there are as many: fewer make the products small."""
 IMPORTANCE_CAP = 2.0
 """Truncation of the weight that corrects for sampling in lower precision than training."""
 
@@ -82,12 +87,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """
         self.actor, self.collector = actor, collector
         self.settings, self.folder = settings, folder
-        self.per_pass = _per_pass(settings)
+        self.per_pass = episodes_per_pass(settings, actor.autocast_dtype)
         groups = [
             {"params": list(actor.adapter_parameters().values()), "lr": settings.learning_rate},
             {"params": list(actor.value_head.parameters()), "lr": settings.value_learning_rate},
         ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
         total = settings.num_total_batches()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: max(1 - k / total, 0.1))
         super().__init__(
@@ -180,24 +185,31 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             )
         return make_batch(episodes, self.per_pass, self.actor.device, pack=self.actor.can_pack)
 
-    @torch.no_grad()
     def score(self, batch: Batch) -> Scores:
         """Pass the batch through trunk, policy (with critic) and reference."""
-        shape = batch.mask.shape
-        logprobs, reference, values = (torch.zeros(shape, device=self.actor.device) for _ in "123")
-        trunks, entropy = [], 0.0
-        for p in batch.passes:
-            trunk = self.actor.trunk(p)
-            policy = self.actor.score(trunk, p, self.settings.temperature)
-            with self.actor.reference():
-                start = self.actor.score(trunk, p, self.settings.temperature)
-            logprobs[p.episodes, p.steps] = policy.logprobs
-            reference[p.episodes, p.steps] = start.logprobs
-            values[p.episodes, p.steps] = policy.values
-            entropy += float(policy.entropies.sum())
-            trunks.append(trunk)
-        kl = kl_estimate(logprobs, reference, self.settings.kl_estimator)
-        return Scores(trunks, logprobs, values, kl, entropy / int(batch.mask.sum()))
+        trunks = side_by_side([partial(self.actor.trunk, p) for p in batch.passes])
+        policy = self._read(batch, trunks)
+        with self.actor.reference():
+            reference = self._read(batch, trunks)
+        shape, device = batch.mask.shape, self.actor.device
+        logprobs, start, values = (torch.zeros(shape, device=device) for _ in "123")
+        for p, live, first in zip(batch.passes, policy, reference, strict=True):
+            at = (p.episodes, p.steps)
+            logprobs[at], start[at], values[at] = live.logprobs, first.logprobs, live.values
+        entropy = sum(float(live.entropies.sum()) for live in policy) / int(batch.mask.sum())
+        kl = kl_estimate(logprobs, start, self.settings.kl_estimator)
+        return Scores(trunks, logprobs, values, kl, entropy)
+
+    def _read(self, batch: Batch, trunks: Sequence[Trunk]) -> list[Scored]:
+        """What the adapter as it is now says of every pass, without gradient."""
+        merged, temperature = self.actor.merged(), self.settings.temperature
+
+        @torch.no_grad()
+        def read(trunk: Trunk, p: Pass) -> Scored:
+            return self.actor.score(trunk, p, temperature, merged)
+
+        pairs = zip(trunks, batch.passes, strict=True)
+        return side_by_side([partial(read, *pair) for pair in pairs])
 
     def check(self, batch: Batch, scores: Scores) -> str | None:
         """Preflight on the first batch; afterwards, say why the run must stop, if it must."""
@@ -265,39 +277,58 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         returns: Tensor,
     ) -> dict[str, float]:
         """One optimizer step on the passes ``group``; the mean is over all their tokens."""
-        settings = self.settings
         count = sum(len(batch.passes[m].targets) for m in group)
-        figures: defaultdict[str, float] = defaultdict(float)
-        for m in group:
+        merged = self.actor.merged()
+
+        def slopes(m: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
             p = batch.passes[m]
-            at = (p.episodes, p.steps)
-            new = self.actor.score(scores.trunks[m], p, settings.temperature)
-            every = torch.ones_like(new.logprobs, dtype=torch.bool)
+            new = self.actor.score(scores.trunks[m], p, self.settings.temperature, merged)
+            loss, figures = self._loss(new, scores, p, advantages, returns)
             share = len(p.targets) / count
-            policy = policy_loss(
-                new.logprobs, scores.logprobs[at], advantages[at], every, settings.cliprange
-            )
-            value = value_loss(
-                new.values, scores.values[at], returns[at], every, settings.cliprange_value
-            )
-            self.accelerator.backward((policy.loss + settings.vf_coef * value.loss) * share)
-            for name, figure in (
-                ("loss/policy_avg", policy.loss),
-                ("loss/value_avg", value.loss),
-                ("policy/clipfrac_avg", policy.clipfrac),
-                ("policy/approxkl_avg", policy.approxkl),
-                ("val/clipfrac_avg", value.clipfrac),
-                ("val/ratio", policy.ratio),
-                ("policy/entropy_avg", new.entropies.mean()),
-            ):
-                figures[name] += float(figure.detach()) * share
+            found = torch.autograd.grad(loss * share, self._trainable())
+            return found, {name: float(x.detach()) * share for name, x in figures.items()}
+
+        done = side_by_side([partial(slopes, m) for m in group])
+        by_parameter = zip(*(found for found, _ in done), strict=True)
+        for parameter, parts in zip(self._trainable(), by_parameter, strict=True):
+            parameter.grad = sum(parts[1:], start=parts[0])
+        figures: defaultdict[str, float] = defaultdict(float)
+        for _, found in done:
+            for name, figure in found.items():
+                figures[name] += figure
+        figures["policy/entropy_avg"] = scores.entropy
         figures["grad_norm"] = self._descend()
         return figures
 
+    def _loss(
+        self, new: Scored, scores: Scores, p: Pass, advantages: Tensor, returns: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over a pass's sampled tokens, and what TRL reports about it."""
+        settings, at = self.settings, (p.episodes, p.steps)
+        every = torch.ones_like(new.logprobs, dtype=torch.bool)
+        policy = policy_loss(
+            new.logprobs, scores.logprobs[at], advantages[at], every, settings.cliprange
+        )
+        value = value_loss(
+            new.values, scores.values[at], returns[at], every, settings.cliprange_value
+        )
+        return policy.loss + settings.vf_coef * value.loss, {
+            "loss/policy_avg": policy.loss,
+            "loss/value_avg": value.loss,
+            "policy/clipfrac_avg": policy.clipfrac,
+            "policy/approxkl_avg": policy.approxkl,
+            "val/clipfrac_avg": value.clipfrac,
+            "val/ratio": policy.ratio,
+        }
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
     def _descend(self) -> float:
         """Clip the gradients and step; a gradient that is not finite is thrown away."""
-        trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(self.accelerator.clip_grad_norm_(trainable, self.settings.max_grad_norm))
+        norm = float(
+            self.accelerator.clip_grad_norm_(self._trainable(), self.settings.max_grad_norm)
+        )
         if norm == norm and norm != float("inf"):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -387,8 +418,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.state.global_step = self.progress.update
 
 
-def _per_pass(settings: TrainSettings) -> int:
-    """Episodes per pass, so that every minibatch is a whole number of passes."""
-    replies = settings.batch_size // settings.num_mini_batches
-    most = max(PER_PASS, settings.num_generations)
+def episodes_per_pass(settings: TrainSettings, dtype: torch.dtype | None) -> int:
+    """Episodes per pass, so that every core has one and every minibatch is whole passes."""
+    replies, cores = settings.batch_size // settings.num_mini_batches, torch.get_num_threads()
+    wanted = min(AT_ONCE.get(dtype, 8), replies) // cores
+    most = max(wanted, LEAST_PER_PASS, settings.num_generations)
     return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

@@ -47,6 +47,10 @@ def test_scores_that_are_no_numbers_are_dropped_and_counted_never_passed_on():
     )
     assert wild(PROMPTS, SAID) == [1.0, 1.0, 0.5]
     assert wild.dropped == 3
+    assert wild.faults == {0, 1, 2}
+    mixed = CompositeReward([("mixed", constant(None, math.nan, 0.5), 1.0)])
+    mixed(PROMPTS, SAID)
+    assert mixed.faults == {1}  # no opinion is no fault
 
 
 def test_a_part_that_raises_stops_with_its_name_and_the_reply():

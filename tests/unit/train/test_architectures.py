@@ -8,6 +8,8 @@ from functools import cache
 import pytest
 import torch
 from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from dialog_rl.adapters import merge_adapter
 from dialog_rl.config import TrainSettings
@@ -139,6 +141,20 @@ def test_a_mask_that_would_cover_something_else_is_refused():
     )
     with pytest.raises(PolicyError, match=r"would see \['Well, violet'\]"):
         check_reply_mask(tokenizer, 1)
+
+
+def test_a_tokenizer_of_whole_words_is_tried_with_words_of_its_own():
+    words = {w: n for n, w in enumerate(("<unk>", "hotel", "cheap", "table", "people"))}
+    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="</s>", additional_special_tokens=["<user>", "<bot>"]
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '<bot>' }}"
+        "{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+    )
+    check_reply_mask(tokenizer, 2)
 
 
 def wake(actor, size=0.1):

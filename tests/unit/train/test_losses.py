@@ -54,9 +54,11 @@ def test_chunked_logprobs_and_their_gradient_equal_log_softmax(
     targets = torch.randint(0, 11, (count,), generator=generator)
     outside = torch.randn(count, generator=generator, dtype=torch.float64)
     ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    logp, entropy = token_logprobs(
-        ours, weight, targets, temperature=temperature, chunk=chunk, bias=bias, softcap=softcap
-    )
+    how = {"temperature": temperature, "chunk": chunk, "bias": bias, "softcap": softcap}
+    logp, unknown = token_logprobs(ours, weight, targets, **how)
+    assert bool(unknown.isnan().all())
+    same, entropy = token_logprobs(hidden, weight, targets, **how)
+    assert torch.equal(same, logp)
     expected, expected_entropy = reference_logprobs(
         plain, weight, targets, temperature, bias, softcap
     )

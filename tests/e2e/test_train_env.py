@@ -1,0 +1,156 @@
+"""``dialog-rl train --env``: from the command to the verdict, with nobody's ratings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from dialog_rl.cli import main
+from dialog_rl.config import ENV_DEFAULTS, GateSettings, TrainSettings
+from dialog_rl.errors import ConfigError
+from dialog_rl.registry import AdapterRegistry
+from dialog_rl.runs import Run, list_runs
+from dialog_rl.train.pipeline import train
+from tests.fakes import save_tiny_model
+from tests.unit.envs.conftest import cinema
+
+SMALL = {
+    "total_episodes": 48,
+    "batch_size": 8,
+    "num_generations": 2,
+    "num_ppo_epochs": 1,
+    "response_length": 12,
+    "lora_r": 2,
+    "save_steps": 2,
+    "temperature": 1.0,
+    "dtype": "float32",
+    "num_threads": 1,
+    "max_seconds": 1e6,
+    "test_conversations": 6,
+}
+QUICK = GateSettings(num_prompts=6)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("domain") / "cinema.json"
+    path.write_text(json.dumps(cinema()))
+    return str(path)
+
+
+def test_the_bundled_model_trains_with_simulated_users_and_is_judged_on_unseen_ones(tmp_path):
+    torch.set_num_threads(1)
+    changes = {**SMALL, "total_episodes": 16, "response_length": 32}
+    result = train(
+        TrainSettings.with_env("concierge", **changes), tmp_path, show_progress=False, gate=QUICK
+    )
+    assert result.version is not None
+    (info,) = AdapterRegistry(tmp_path).list()
+    assert info.lineage["settings"]["env"] == "concierge"
+    assert AdapterRegistry(tmp_path).current() == "base"
+    records = [json.loads(x) for x in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [1, 2]
+    assert {
+        "rewards/env_turn/mean",
+        "rewards/env_grounding/mean",
+        "rewards/env_outcome/mean",
+        "dialogues/success",
+        "dialogues/turns",
+        "objective/kl",
+    } <= set(records[0])
+    verdict = json.loads((result.folder / "verdict.json").read_text())
+    by_name = {m["name"]: m for m in verdict["measures"]}
+    assert by_name["success"]["ok"] == (by_name["success"]["low"] > 0)
+    assert by_name["success"]["candidate"] - by_name["success"]["incumbent"] == pytest.approx(
+        by_name["success"]["difference"]
+    )
+    assert {"wrong facts per reply", "replies per conversation", "grounding"} <= set(by_name)
+    assert by_name["perplexity on the held-out corpus"]["ok"] is not None
+    assert verdict["p_value"] is None
+    assert verdict["counts"]["conversations with unseen users"] == 6
+    assert (result.folder / "plots" / "reward.png").is_file()
+    assert (result.folder / "verdict.html").is_file()
+
+
+def flags_of(home, model, domain):
+    flags = [f"--{k}={v}" for k, v in SMALL.items()]
+    return [f"--env={domain}", f"--home={home}", f"--model_name_or_path={model}", *flags]
+
+
+def test_killed_in_training_and_resumed_gives_the_same_adapter(tmp_path, model, domain):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    torch.set_num_threads(1)
+    expected = train(
+        TrainSettings.with_env(domain, **SMALL),
+        whole,
+        model_name_or_path=model,
+        show_progress=False,
+        gate=QUICK,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dialog_rl", "train", *flags_of(cut, model, domain)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        folder = cut / "runs"
+        runs = [Run(p) for p in folder.iterdir() if p.is_dir()] if folder.is_dir() else []
+        if any(len(r.metrics()) > 2 for r in runs):
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (status,) = list_runs(cut)
+    assert status.state == "interrupted"
+    resumed = train(
+        TrainSettings(), cut, resume_run_id=status.run_id, show_progress=False, gate=QUICK
+    )
+    name = "adapter/adapter_model.safetensors"
+    assert (resumed.folder / name).read_bytes() == (expected.folder / name).read_bytes()
+    assert len(AdapterRegistry(cut).list()) == 1
+
+
+def test_settings_that_would_do_nothing_are_refused(tmp_path, capsys):
+    for flags, said in (
+        (["--turn_lam", "0.9"], "turn_lam has no effect without env"),
+        (["--max_turns", "5"], "max_turns has no effect without env"),
+        (
+            ["--env", "concierge", "--credit", "dialogue", "--turn_gamma", "0.9"],
+            "turn_gamma has no effect with credit dialogue",
+        ),
+        (["--env", "concierge", "--algo", "grpo"], "env needs algo ppo, got grpo"),
+        (["--env", "concierge", "--env_reward_weight", "0"], "no reward"),
+    ):
+        assert main(["train", "--home", str(tmp_path), *flags]) == 3
+        assert said in capsys.readouterr().err
+    assert main(["compare", "--home", str(tmp_path), "--env", "concierge"]) == 3
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_domain_is_one_line(tmp_path, capsys):
+    assert main(["train", "--home", str(tmp_path), "--env", "nowhere"]) == 1
+    assert "there is no domain 'nowhere'" in capsys.readouterr().err
+
+
+def test_settings_for_simulated_users_need_no_ratings_and_can_be_changed():
+    settings = TrainSettings.with_env("concierge")
+    assert settings.learned_reward_weight == 0
+    assert settings.reward_funcs == ()
+    assert not settings.sft
+    mixed = TrainSettings.with_env("concierge", reward_funcs=("length",), learned_reward_weight=2.0)
+    assert mixed.rule_weights() == {"length": 1.0}
+    assert mixed.max_seconds == ENV_DEFAULTS["max_seconds"]
+    with pytest.raises(ConfigError, match="no reward"):
+        TrainSettings.with_env("concierge", env_reward_weight=0.0)
