@@ -17,7 +17,7 @@ from dialog_rl.conversation import SamplingParams
 from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
-from dialog_rl.train.guards import check_mask
+from dialog_rl.train.guards import LOGPROB_TOLERANCE, check_mask
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.backbone import share_parameters
 from reward_models.base import Message
@@ -201,6 +201,30 @@ def test_sampling_and_training_agree_on_every_token(name, tied):
             found[p.episodes, p.steps] = actor.score(actor.trunk(p), p, 0.7).logprobs
     assert batch.mask.sum() > 60
     assert torch.allclose(found, batch.sampled_logprobs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_a_base_in_bfloat16_samples_and_trains_within_its_rounding(name):
+    policy = family_policy(name)
+    policy.model.to(torch.bfloat16)
+    actor = Actor(policy.model, lora_r=2, lora_alpha=2.0)
+    assert actor.dtype == torch.bfloat16
+    assert {p.dtype for p in actor.adapter_parameters().values()} == {torch.float32}
+    prompts = prompts_of(policy)
+    sampling = SamplingParams(temperature=0.7, top_p=1.0, max_new_tokens=24)
+    drawn = policy.generate([p.ids for p in prompts], sampling, range(4), model=actor.decoder())
+    episodes = [
+        Episode(prompt=p, turns=(Turn(ids=d.ids, logprobs=d.logprobs),))
+        for p, d in zip(prompts, drawn, strict=True)
+    ]
+    batch = make_batch(episodes, 2, actor.device, pack=actor.can_pack)
+    gaps = []
+    for p in batch.passes:
+        scored = actor.score(actor.trunk(p), p, 0.7)
+        scored.logprobs.sum().backward()
+        gaps.append((scored.logprobs.detach() - batch.sampled_logprobs[p.episodes, p.steps]).abs())
+    assert 1e-6 < float(torch.cat(gaps).mean()) < LOGPROB_TOLERANCE[torch.bfloat16]
+    assert all(bool(p.grad.isfinite().all()) for p in actor.adapter_parameters().values())
 
 
 def letters(prompts, completions, **columns):
