@@ -1,8 +1,8 @@
 """A fast decoder for Llama-shaped models on CPU: what transformers computes, with less around it.
 
 A decode step of a small model through transformers' modules is mostly Python and small kernels.
-Here q, k, v and gate, up are one product each, bfloat16 weights are packed once and hold the norms'
-weights, keys and values go into a preallocated cache, prompts are read without padding (rows of
+Here q, k, v and gate, up are one product each, weights are packed once and hold those of the norms,
+keys and values go into a preallocated cache, prompts are read without padding (rows of
 different length as one long row; attention alone looks at them apart), and equal prompts are read
 once. The two halves of a head that rotate together stand side by side (q and k in the same order,
 so their products stay), which makes the rotation one product of complex numbers.
@@ -250,9 +250,7 @@ class LlamaRunner:
             order[:turned] = halves.transpose(1, 2).flatten()
             weight, bias = weight[order], None if bias is None else bias[order]
         weight, bias = weight.to(self._dtype), None if bias is None else bias.to(self._dtype)
-        if self._dtype == torch.bfloat16:
-            return packed_product(weight, bias)
-        return lambda x: F.linear(x.to(weight.dtype), weight, bias)  # packed gains little here
+        return packed_product(weight, bias)
 
     def _grow_table(self, capacity: int) -> None:
         """Angles of the rotary embedding for positions 0 to capacity, [L, D / 2] complex."""
