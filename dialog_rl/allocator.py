@@ -6,11 +6,17 @@ not fit into the holes.
 """
 
 import ctypes
+import gc
 import sys
 
 
 def give_back() -> None:
-    """Return freed pages to the system; does nothing where the C library is not glibc."""
+    """Collect garbage, and return freed pages to the system.
+
+    Trainers and their callbacks hold one another: nothing but the collector frees them. The second
+    half does nothing where the C library is not glibc.
+    """
+    gc.collect()
     if not sys.platform.startswith("linux"):
         return
     try:
