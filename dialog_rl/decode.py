@@ -141,7 +141,7 @@ def decode_batch(
         )
 
     tasks = [partial(decode, rows) for rows in batches]
-    done = side_by_side(tasks) if runner.side_by_side else [task() for task in tasks]
+    done = side_by_side(tasks, at_once=runner.side_by_side)
     results = {
         i: d
         for rows, found in zip(batches, done, strict=True)

@@ -170,7 +170,7 @@ class Reader:
             return self.states([rows[i] for i in batch]).float().cpu()
 
         tasks = [partial(read, batch) for batch in batches if batch]
-        done = side_by_side(tasks) if self._on_cpu() else [task() for task in tasks]
+        done = side_by_side(tasks, at_once=self._on_cpu())
         found = {
             i: state
             for batch, states in zip(batches, done, strict=False)

@@ -234,7 +234,8 @@ def workload(
     group = settings.num_generations
     per_batch = settings.batch_size // group
     rows = min(
-        max(1, episodes_per_pass(settings, passes_dtype(settings)) // group) * cores, per_batch
+        max(1, episodes_per_pass(settings, passes_dtype(settings), cores) // group) * cores,
+        per_batch,
     )
     row = prompts[0] + group * reply
     if settings.env is not None:  # whole conversations, as long as the context allows

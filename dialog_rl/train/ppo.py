@@ -87,7 +87,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """
         self.actor, self.collector = actor, collector
         self.settings, self.folder = settings, folder
-        self.per_pass = episodes_per_pass(settings, actor.autocast_dtype)
+        self.on_cpu = actor.device.type == "cpu"
+        cores = torch.get_num_threads() if self.on_cpu else 1
+        self.per_pass = episodes_per_pass(settings, actor.autocast_dtype, cores)
         groups = [
             {"params": list(actor.adapter_parameters().values()), "lr": settings.learning_rate},
             {"params": list(actor.value_head.parameters()), "lr": settings.value_learning_rate},
@@ -187,7 +189,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
 
     def score(self, batch: Batch) -> Scores:
         """Pass the batch through trunk, policy (with critic) and reference."""
-        trunks = side_by_side([partial(self.actor.trunk, p) for p in batch.passes])
+        trunks = side_by_side(
+            [partial(self.actor.trunk, p) for p in batch.passes], at_once=self.on_cpu
+        )
         policy = self._read(batch, trunks)
         with self.actor.reference():
             reference = self._read(batch, trunks)
@@ -209,7 +213,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             return self.actor.score(trunk, p, temperature, merged)
 
         pairs = zip(trunks, batch.passes, strict=True)
-        return side_by_side([partial(read, *pair) for pair in pairs])
+        return side_by_side([partial(read, *pair) for pair in pairs], at_once=self.on_cpu)
 
     def check(self, batch: Batch, scores: Scores) -> str | None:
         """Preflight on the first batch; afterwards, say why the run must stop, if it must."""
@@ -288,7 +292,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             found = torch.autograd.grad(loss * share, self._trainable())
             return found, {name: float(x.detach()) * share for name, x in figures.items()}
 
-        done = side_by_side([partial(slopes, m) for m in group])
+        done = side_by_side([partial(slopes, m) for m in group], at_once=self.on_cpu)
         by_parameter = zip(*(found for found, _ in done), strict=True)
         for parameter, parts in zip(self._trainable(), by_parameter, strict=True):
             parameter.grad = sum(parts[1:], start=parts[0])
@@ -418,9 +422,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.state.global_step = self.progress.update
 
 
-def episodes_per_pass(settings: TrainSettings, dtype: torch.dtype | None) -> int:
+def episodes_per_pass(settings: TrainSettings, dtype: torch.dtype | None, cores: int) -> int:
     """Episodes per pass, so that every core has one and every minibatch is whole passes."""
-    replies, cores = settings.batch_size // settings.num_mini_batches, torch.get_num_threads()
+    replies = settings.batch_size // settings.num_mini_batches
     wanted = min(AT_ONCE.get(dtype, 8), replies) // cores
     most = max(wanted, LEAST_PER_PASS, settings.num_generations)
     return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

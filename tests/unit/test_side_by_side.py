@@ -33,6 +33,11 @@ def test_results_come_in_the_order_of_the_tasks_from_threads_of_one_each(two_thr
     assert torch.get_num_threads() == 2
 
 
+def test_tasks_of_a_gpu_run_one_after_another_in_the_caller_s_thread(two_threads):
+    found = side_by_side([threading.get_ident, threading.get_ident], at_once=False)
+    assert found == [threading.get_ident()] * 2
+
+
 def test_an_error_in_a_task_reaches_the_caller_and_leaves_the_threads_as_they_were(two_threads):
     def bad():
         raise ValueError("no")
