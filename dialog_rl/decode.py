@@ -213,6 +213,20 @@ def decode_stream(
             logits = runner.step(cache, drawn)
 
 
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Prompts that end in the same column, and their lengths.
+
+    >>> left_padded([[5], [7, 8]])
+    (tensor([[0, 5],
+            [7, 8]]), tensor([1, 2]))
+    """
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+    return ids, torch.tensor([len(prompt) for prompt in prompts])
+
+
 @dataclass
 class _PaddedCache:
     """transformers' cache with the left-padding mask [B, L] and the last positions [B]."""
@@ -237,12 +251,9 @@ class TransformersRunner:
         from transformers import DynamicCache
 
         device = self._model.device
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
+        ids, lengths = left_padded(prompts)
+        width = ids.shape[1]
+        mask = (torch.arange(width) >= width - lengths[:, None]).long()
         positions = (mask.cumsum(-1) - 1).clamp_(min=0).to(device)
         state = _PaddedCache(
             DynamicCache(config=self._model.config), mask.to(device), positions[:, -1]

@@ -1,6 +1,12 @@
-"""What a process must settle before it imports torch."""
+"""What a process settles before it imports torch, and the memory it gives back between stages.
+
+glibc keeps what a program frees for its next allocation. After a forward pass over thousands of
+tokens that can be more than the weights, and the next stage, whose tensors have other sizes, does
+not fit into the holes.
+"""
 
 import ctypes
+import gc
 import os
 
 _M_ARENA_MAX = -8
@@ -19,7 +25,22 @@ def settle() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
+    _glibc("mallopt", _M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Collect garbage, and return freed pages to the system.
+
+    Trainers and their callbacks hold one another: nothing but the collector frees them.
+    """
+    gc.collect()
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
+    """Call a function of glibc; does nothing where the C library is another."""
     try:
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-    except (AttributeError, OSError, TypeError):
-        return  # not glibc: nothing to set
+        call = getattr(ctypes.CDLL(None), function)
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return
+    call(*arguments)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import StaticCache
 
+from dialog_rl.decode import left_padded
+
 _ROUND = 64
 """Slots are counted in steps of so many, so that caches and graphs can be used again."""
 _WARM_UP = 2
@@ -131,17 +133,13 @@ class StaticRunner:
 
     def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[_Batch, Tensor]:
         """Read B prompts; return the batch and the logits [B, V] of each first new token."""
-        lengths = [len(prompt) for prompt in prompts]
-        width = max(lengths)
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        device = self._model.device
+        ids, lengths = left_padded(prompts)
+        width, device = ids.shape[1], self._model.device
         shape = (len(prompts), -(-(width + new_tokens + _WARM_UP) // _ROUND) * _ROUND)
         slots = self._take(shape)
         batch = _Batch(slots, width, torch.arange(len(prompts), device=device))
         weakref.finalize(batch, self._give_back, shape, slots).atexit = False
-        logits = slots.read(ids.to(device), torch.tensor(lengths, device=device))
+        logits = slots.read(ids.to(device), lengths.to(device))
         return batch, logits
 
     def step(self, cache: _Batch, ids: Tensor) -> Tensor:

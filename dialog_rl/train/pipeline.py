@@ -24,7 +24,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from dialog_rl.allocator import give_back
 from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
@@ -35,6 +34,7 @@ from dialog_rl.gate import judge
 from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Generation, Policy
 from dialog_rl.precision import Precision
+from dialog_rl.process import give_back
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.rollout import Sampler, TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
