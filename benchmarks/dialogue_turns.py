@@ -23,12 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ppo_engine import RANK, RATE, base, update_seconds
+from benchmarks.ppo_engine import EPOCHS, ON_CPU, RANK, RATE, base, trl_models, trl_seconds
 from benchmarks.ppo_shapes import SHAPES
 from benchmarks.results import ResultRow, write_results
 
 TURNS = (2, 4, 8, 16)
-USER, REPLY, EPOCHS = 12, 24, 4
+USER, REPLY = 12, 24
 SIDES = ("ours", "ours, a sample a turn", "TRL")
 COMMAND = "python -m benchmarks.dialogue_turns"
 SHAPE = SHAPES["10m"]
@@ -115,23 +115,15 @@ def run_trl(dialogues: int, turns: int, updates: int) -> list[float]:
     """Seconds of each update of TRL's trainer, without its sampling."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+    from trl.experimental.ppo import ppo_trainer
 
-    policy, tokenizer = base(SHAPE)
-    policy.requires_grad_(True)
-    one = LlamaConfig(**{**policy.config.to_dict(), "num_labels": 1})
-    value, reward = (LlamaForSequenceClassification(one) for _ in range(2))
+    models, tokenizer = trl_models(SHAPE)
     rows = [
-        list(e.prompt.ids)
+        e.prompt.ids
         for update in range(updates)
         for e in episodes(dialogues, turns, update, whole=False)
     ]
     count = dialogues * turns
-    micro = min(8, count)
-    data = Dataset.from_dict({"input_ids": rows})
     sampling: list[float] = []
     generate = ppo_trainer.batch_generation
 
@@ -144,40 +136,16 @@ def run_trl(dialogues: int, turns: int, updates: int) -> list[float]:
 
     ppo_trainer.batch_generation = timed
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = PPOTrainer(
-            args=PPOConfig(
-                output_dir=folder,
-                per_device_train_batch_size=micro,
-                gradient_accumulation_steps=count // micro,
-                num_mini_batches=1,
-                num_ppo_epochs=EPOCHS,
-                total_episodes=count * updates,
-                response_length=REPLY,
-                local_rollout_forward_batch_size=count,
-                learning_rate=RATE,
-                num_sample_generations=0,
-                report_to=[],
-                use_cpu=True,
-                bf16=False,
-                activation_checkpointing=False,
-                save_strategy="no",
-                eval_strategy="no",
-                disable_tqdm=True,
-            ),
-            processing_class=tokenizer,
-            model=policy,
-            ref_model=None,
-            reward_model=reward,
-            value_model=value,
-            train_dataset=data,
-            eval_dataset=data,
-            peft_config=LoraConfig(
-                r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-        )
-        trainer.create_model_card = lambda *_, **__: None
-        whole = update_seconds(trainer)
+    whole = trl_seconds(
+        models,
+        tokenizer,
+        rows,
+        batch=count,
+        micro=min(8, count),
+        response=REPLY,
+        local_rollout_forward_batch_size=count,
+        **ON_CPU,
+    )
     return [a - b for a, b in zip(whole, sampling, strict=True)]
 
 

@@ -127,45 +127,51 @@ def update_seconds(trainer: Any) -> list[float]:
     return [b - a for a, b in itertools.pairwise(stamps)]
 
 
-def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
-    """Seconds of each update of TRL's trainer, and MB held before."""
-    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    import torch
+def trl_seconds(
+    models: Sequence[Any],
+    tokenizer: Any,
+    asked: Sequence[Sequence[int]],
+    *,
+    batch: int,
+    micro: int,
+    response: int,
+    **changes: Any,
+) -> list[float]:
+    """Seconds of each update of TRL's unmodified trainer.
+
+    Args:
+        models: policy, value model and reward model.
+        tokenizer: the policy's.
+        asked: token ids of every prompt; each is answered once.
+        batch: prompts of an update.
+        micro: replies per backward pass.
+        response: tokens of a reply.
+        changes: further fields of its configuration.
+    """
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import LlamaConfig, LlamaForSequenceClassification
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    before = peak_mb()
-    policy, tokenizer = base(shape)
-    policy.requires_grad_(True)
-    torch.manual_seed(0)
-    one = LlamaConfig(**{**policy.config.to_dict(), "num_labels": 1})
-    value, reward = (LlamaForSequenceClassification(one) for _ in range(2))
-    rows = [list(p.ids) for p in prompts(shape, tokenizer, shape.batch * updates)]
-    data = Dataset.from_dict({"input_ids": rows})
+    policy, value, reward = models
+    data = Dataset.from_dict({"input_ids": [list(ids) for ids in asked]})
     with tempfile.TemporaryDirectory() as folder:
         trainer = PPOTrainer(
             args=PPOConfig(
                 output_dir=folder,
-                per_device_train_batch_size=shape.micro,
-                gradient_accumulation_steps=shape.batch // shape.micro,
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=batch // micro,
                 num_mini_batches=1,
                 num_ppo_epochs=EPOCHS,
-                total_episodes=shape.batch * updates,
-                response_length=shape.response,
-                stop_token="eos" if shape.config is None else None,
-                local_rollout_forward_batch_size=shape.batch,
+                total_episodes=len(asked),
+                response_length=response,
                 learning_rate=RATE,
                 temperature=0.7,
                 num_sample_generations=0,
                 report_to=[],
-                use_cpu=True,
-                bf16=False,
-                activation_checkpointing=False,
                 save_strategy="no",
                 eval_strategy="no",
                 disable_tqdm=True,
+                **changes,
             ),
             processing_class=tokenizer,
             model=policy,
@@ -179,7 +185,46 @@ def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
             ),
         )
         trainer.create_model_card = lambda *_, **__: None
-        return update_seconds(trainer), before
+        return update_seconds(trainer)
+
+
+ON_CPU = {"use_cpu": True, "bf16": False, "activation_checkpointing": False}
+"""TRL's configuration on a machine without a GPU."""
+
+
+def trl_models(shape: Shape) -> tuple[list[Any], Any]:
+    """Policy, value model and reward model of a shape in float32, and the tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    policy, tokenizer = base(shape)
+    policy.requires_grad_(True)
+    torch.manual_seed(0)
+    one = LlamaConfig(**{**policy.config.to_dict(), "num_labels": 1})
+    return [policy, *(LlamaForSequenceClassification(one) for _ in range(2))], tokenizer
+
+
+def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
+    """Seconds of each update of TRL's trainer, and MB held before."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    import datasets  # noqa: F401  libraries are loaded before memory is counted
+    import peft  # noqa: F401
+    import trl.experimental.ppo  # noqa: F401
+
+    before = peak_mb()
+    models, tokenizer = trl_models(shape)
+    seconds = trl_seconds(
+        models,
+        tokenizer,
+        [p.ids for p in prompts(shape, tokenizer, shape.batch * updates)],
+        batch=shape.batch,
+        micro=shape.micro,
+        response=shape.response,
+        stop_token="eos" if shape.config is None else None,
+        local_rollout_forward_batch_size=shape.batch,
+        **ON_CPU,
+    )
+    return seconds, before
 
 
 def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:

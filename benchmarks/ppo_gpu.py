@@ -26,7 +26,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ppo_engine import EPOCHS, RANK, RATE, fitted_reward, prompts, update_seconds
+from benchmarks.ppo_engine import (
+    EPOCHS,
+    RANK,
+    RATE,
+    fitted_reward,
+    prompts,
+    trl_seconds,
+    update_seconds,
+)
 from benchmarks.ppo_engine import word_tokenizer as tokenizer_of
 from benchmarks.ppo_shapes import Shape
 from benchmarks.results import ResultRow, write_results
@@ -111,51 +119,23 @@ def timed(work: Callable[..., Any], spent: list[float], device: str) -> Callable
 def run_trl(shape: Shape, updates: int, device: str, *, best: bool) -> dict[str, Any]:
     """Seconds of each update of TRL's trainer."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
-
     policy = model_of(shape, "Qwen2ForCausalLM", device)
-    value, reward = (
+    others = [
         model_of(shape, "Qwen2ForSequenceClassification", device, num_labels=1) for _ in range(2)
-    )
+    ]
     tokenizer = tokenizer_of(policy.config.vocab_size)
-    asked = prompts(shape, tokenizer, shape.batch * updates)
-    data = Dataset.from_dict({"input_ids": [list(p.ids) for p in asked]})
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = PPOTrainer(
-            args=PPOConfig(
-                output_dir=folder,
-                per_device_train_batch_size=shape.micro,
-                gradient_accumulation_steps=shape.batch // shape.micro,
-                num_mini_batches=1,
-                num_ppo_epochs=EPOCHS,
-                total_episodes=shape.batch * updates,
-                response_length=shape.response,
-                learning_rate=RATE,
-                temperature=0.7,
-                num_sample_generations=0,
-                report_to=[],
-                use_cpu=device == "cpu",
-                bf16=True,
-                save_strategy="no",
-                eval_strategy="no",
-                disable_tqdm=True,
-                **({"local_rollout_forward_batch_size": shape.batch} if best else {}),
-            ),
-            processing_class=tokenizer,
-            model=policy,
-            ref_model=None,
-            reward_model=reward,
-            value_model=value,
-            train_dataset=data,
-            eval_dataset=data,
-            peft_config=LoraConfig(
-                r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-        )
-        trainer.create_model_card = lambda *_, **__: None
-        return {"seconds": update_seconds(trainer)[1:]}
+    seconds = trl_seconds(
+        [policy, *others],
+        tokenizer,
+        [p.ids for p in prompts(shape, tokenizer, shape.batch * updates)],
+        batch=shape.batch,
+        micro=shape.micro,
+        response=shape.response,
+        use_cpu=device == "cpu",
+        bf16=True,
+        **({"local_rollout_forward_batch_size": shape.batch} if best else {}),
+    )
+    return {"seconds": seconds[1:]}
 
 
 def run_ours(shape: Shape, updates: int, device: str) -> dict[str, Any]:
