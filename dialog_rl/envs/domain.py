@@ -8,14 +8,13 @@ user says comes in two lists, ``train`` and ``test``, that share no template: wh
 ``test`` was not learned by heart.
 """
 
-import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dialog_rl.envs.reading import read
+from dialog_rl.envs.reading import read, read_json, read_lines, read_text
 from dialog_rl.errors import DataError
 
 Split = Literal["train", "test"]
@@ -122,7 +121,8 @@ class Kind:
 
     plural: str
     line: str
-    """Its line in the system prompt; every field of an entry is a slot."""
+    """Its line in the system prompt; every field of an entry is a slot. A part between semicolons
+    whose fields are all unknown is left out."""
     named_by: tuple[str, ...]
     """Fields that tell which entry a reply means."""
     nouns: Phrases
@@ -135,6 +135,9 @@ class Kind:
     """How often it is wanted, relative to the other kinds."""
     listed: tuple[int, int]
     """Fewest and most entries of it in one catalogue."""
+    named_together: bool = False
+    """A reply names an entry by all of ``named_by`` together, as a film, a cinema and a time name a
+    showing; otherwise any of them names it."""
 
     def __post_init__(self) -> None:
         """Refuse a kind that cannot be wanted or listed."""
@@ -157,8 +160,25 @@ class Entry:
     """One thing that can be listed."""
 
     kind: str
-    split: Split
+    split: Literal["train", "test", "both"]
     fields: Mapping[str, str]
+    """By name; empty text where it is not known, which meets no condition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """A goal that stands in the file; a domain without any draws goals from what is listed."""
+
+    kind: str
+    split: Split
+    conditions: Mapping[str, str]
+    """Field to value."""
+    change: tuple[str, str] | None = None
+    """A field and its new value: a change of mind after the first good offer."""
+    requests: tuple[str, ...] = ()
+    """Facts that are asked for."""
+    booking: Mapping[str, str] | None = None
+    """Details of the booking that must be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +204,8 @@ class Domain:
     replies: Mapping[str, str]
     """What a scripted assistant says about any kind; the keys of :data:`REPLIES`."""
     entries: tuple[Entry, ...]
+    goals: tuple[Wish, ...] = ()
+    """What users want; drawn from what is listed if there are none."""
 
     def __post_init__(self) -> None:
         """Check what no type can say: names that must fit and slots of templates."""
@@ -200,18 +222,22 @@ class Domain:
             _check_slots(where, template, allowed)
         for number, entry in enumerate(self.entries):
             _check_entry(self, number, entry)
+        for number, wish in enumerate(self.goals):
+            _check_wish(self, number, wish)
         for split in ("train", "test"):
             for name, kind in self.kinds.items():
-                found = sum(e.kind == name and e.split == split for e in self.entries)
+                found = len(self.pool(name, split))  # type: ignore[arg-type]
                 if found < kind.listed[1]:
                     raise ValueError(
                         f"kinds.{name}.listed asks for up to {kind.listed[1]} entries, "
                         f"but the {split} split has {found}"
                     )
+            if self.goals and not any(w.split == split for w in self.goals):
+                raise ValueError(f"goals has none for the {split} split")
 
     def pool(self, kind: str, split: Split) -> list[Entry]:
         """Return the entries of a kind that a split may list, in the order of the file."""
-        return [e for e in self.entries if e.kind == kind and e.split == split]
+        return [e for e in self.entries if e.kind == kind and e.split in (split, "both")]
 
 
 def _fields(kind: Kind) -> set[str]:
@@ -282,44 +308,54 @@ def _check_entry(domain: Domain, number: int, entry: Entry) -> None:
         raise ValueError(f"entry {number + 1} lacks the field {sorted(lacking)[0]!r}")
 
 
-def _read_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg}, line {error.lineno})") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+def _check_wish(domain: Domain, number: int, wish: Wish) -> None:
+    where = f"goal {number + 1}"
+    if wish.kind not in domain.kinds:
+        raise ValueError(f"{where} has the kind {wish.kind!r}; known are {', '.join(domain.kinds)}")
+    kind = domain.kinds[wish.kind]
+    conditions = {c.field for c in kind.conditions}
+    details = set() if kind.booking is None else set(kind.booking.details)
+    for given, known, what in (
+        ({*wish.conditions, *(wish.change or ())[:1]}, conditions, "condition"),
+        (set(wish.requests), {f.field for f in kind.facts}, "fact"),
+        (set(wish.booking or ()), details, "booking detail"),
+    ):
+        if unknown := sorted(given - known):
+            raise ValueError(
+                f"{where} uses {unknown[0]!r}, which is no {what} of {wish.kind}; known are "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
+    if wish.booking is not None and (lacking := sorted(details - set(wish.booking))):
+        raise ValueError(f"{where} lacks the booking detail {lacking[0]!r}")
 
 
 def load_domain(name_or_path: str | Path) -> Domain:
-    """Load a domain that ships with the package, or a file.
+    """Load a domain that ships with the package, a file, or a folder of a known data set.
 
     Args:
-        name_or_path: ``"concierge"``, or the path of a JSON file. Its ``entries`` are a list of
-            :class:`Entry` objects, or the name of a JSON Lines file of such objects beside it.
+        name_or_path: ``"concierge"``; the path of a JSON file, whose ``entries`` (:class:`Entry`)
+            and ``goals`` (:class:`Wish`) are lists or names of JSON Lines files beside it; a folder
+            in TC-Bot's layout (:mod:`dialog_rl.envs.tcbot`); or ``FOLDER#SERVICE``, a service of
+            the Schema-Guided Dialogue data (:mod:`dialog_rl.envs.sgd`).
 
     Raises:
         DataError: there is no such domain, or the file is wrong; says where.
     """
     shipped = DOMAINS / f"{name_or_path}.json"
     path = shipped if shipped.exists() else Path(name_or_path)
+    folder, _, part = str(name_or_path).partition("#")
+    if Path(folder).is_dir():
+        from dialog_rl.envs.foreign import load_folder  # which builds on this module
+
+        return load_folder(Path(folder), part)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in DOMAINS.glob("*.json")))
         raise DataError(
-            f"there is no domain {str(name_or_path)!r}; name a JSON file or one of {known}"
+            f"there is no domain {str(name_or_path)!r}; name a JSON file, a folder of a known data "
+            f"set, or one of {known}"
         )
-    raw = _read_json(_read_text(path), str(path))
-    if isinstance(raw, dict) and isinstance(raw.get("entries"), str):
-        beside = path.parent / raw["entries"]
-        lines: Sequence[str] = _read_text(beside).splitlines()
-        raw["entries"] = [
-            _read_json(line, f"{beside}:{number}")
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        ]
+    raw = read_json(read_text(path), str(path))
+    for key in ("entries", "goals"):
+        if isinstance(raw, dict) and isinstance(raw.get(key), str):
+            raw[key] = read_lines(path.parent / raw[key])
     return read(Domain, raw, path.name)

@@ -1,14 +1,53 @@
 """From JSON to frozen dataclasses, with errors that say where the file is wrong."""
 
 import dataclasses
+import json
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dialog_rl.errors import DataError
 
 T = TypeVar("T")
 _WORDS = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def read_json(text: str, where: str) -> Any:
+    """Return what a JSON text holds.
+
+    Raises:
+        DataError: it is not JSON; says where.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg}, line {error.lineno})") from error
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Return what the lines of a JSON Lines file hold; empty lines are skipped.
+
+    Raises:
+        DataError: it cannot be read, or a line is not JSON; says where.
+    """
+    return [
+        read_json(line, f"{path}:{number}")
+        for number, line in enumerate(read_text(path).splitlines(), 1)
+        if line.strip()
+    ]
 
 
 def read(cls: type[T], raw: Any, where: str) -> T:

@@ -1,5 +1,6 @@
 """A task: the catalogue of one episode and what its user wants from it."""
 
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,12 +34,24 @@ class Catalogue:
 
     def system_prompt(self) -> str:
         """Return the instruction and one line for each entry."""
-        lines = [self.kinds[e.kind].line.format_map(e.fields) for e in self.entries]
+        lines = [_line(self.kinds[e.kind].line, e) for e in self.entries]
         return "\n".join([self.instruction, *lines])
 
     def match(self, kind: str, conditions: Mapping[str, str]) -> list[Entry]:
         """Return the entries of a kind that meet every condition, in the order of the prompt."""
         return [e for e in self.entries if e.kind == kind and fits(e, conditions)]
+
+
+def _line(template: str, entry: Entry) -> str:
+    """Fill the line of an entry; parts between semicolons without a known field are left out."""
+    if all(entry.fields.values()):
+        return template.format_map(entry.fields)
+    parts = []
+    for part in template.split(";"):
+        slots = [slot for _, slot, _, _ in string.Formatter().parse(part) if slot]
+        if not slots or any(entry.fields[slot] for slot in slots):
+            parts.append(part.format_map(entry.fields))
+    return ";".join(parts)
 
 
 def fits(entry: Entry, conditions: Mapping[str, str]) -> bool:
@@ -93,8 +106,26 @@ class Task:
         return self.domain.kinds[self.goal.kind]
 
 
-def draw_catalogue(domain: Domain, split: Split, rng: np.random.Generator) -> Catalogue:
-    """Draw a catalogue; no two of its entries share a field that names them."""
+def _names(entry: Entry, kind: Kind) -> set[str]:
+    """What no other listed entry may be called."""
+    names = [entry.fields[field] for field in kind.named_by]
+    return {" / ".join(names)} if kind.named_together else set(names)
+
+
+def draw_catalogue(
+    domain: Domain,
+    split: Split,
+    rng: np.random.Generator,
+    order: Mapping[str, Sequence[int]] | None = None,
+) -> Catalogue:
+    """Draw a catalogue; no two of its entries can be named by the same words.
+
+    Args:
+        domain: whose entries may be listed.
+        split: whose entries may be listed.
+        rng: of everything drawn.
+        order: for a kind, in which order the entries of its pool are taken; at random if not given.
+    """
     entries: list[Entry] = []
     taken: set[str] = set()
     for name, kind in domain.kinds.items():
@@ -102,23 +133,80 @@ def draw_catalogue(domain: Domain, split: Split, rng: np.random.Generator) -> Ca
             domain.pool(name, split),
             int(rng.integers(kind.listed[0], kind.listed[1] + 1)),
         )
-        for index in rng.permutation(len(pool)):
-            names = {pool[index].fields[field] for field in kind.named_by}
-            if count and not names & taken:
+        for index in rng.permutation(len(pool)) if order is None else order[name]:
+            if not count:
+                break
+            names = _names(pool[index], kind)
+            if not names & taken:
                 entries.append(pool[index])
                 taken |= names
                 count -= 1
+    if order is not None:  # what was looked for must not always be listed first
+        entries = [entries[i] for i in rng.permutation(len(entries))]
     values = {name: pick(rng, words.of(split)) for name, words in domain.variables.items()}
     instruction = pick(rng, domain.instructions.of(split)).format_map(values)
     return Catalogue(instruction=instruction, entries=tuple(entries), kinds=domain.kinds)
+
+
+def _listing_order(
+    pool: Sequence[Entry], wanted: Sequence[Mapping[str, str]], rng: np.random.Generator
+) -> list[int]:
+    """Order entries so that what a user wants comes first and things like it are likelier.
+
+    Args:
+        pool: the entries.
+        wanted: each set of conditions that a listed entry must meet, if any can.
+        rng: of everything drawn.
+    """
+    first: list[int] = []
+    for conditions in wanted:
+        meeting = [i for i, entry in enumerate(pool) if fits(entry, conditions)]
+        first += [pick(rng, meeting)] if meeting else []
+    conditions, chance = wanted[0], rng.random(len(pool))
+    met = [sum(e.fields[f] == v for f, v in conditions.items()) for e in pool]
+    near = sorted(range(len(pool)), key=lambda i: -(met[i] + len(conditions) * chance[i]))
+    return list(dict.fromkeys([*first, *near]))
+
+
+def _wished_task(domain: Domain, split: Split, rng: np.random.Generator) -> Task:
+    """Draw one of the file's goals and list what it asks for among things like it.
+
+    A goal that nothing meets gives up the first condition without which something meets it. Where
+    there is no such condition, it cannot be reached.
+    """
+    wish = pick(rng, [w for w in domain.goals if w.split == split])
+    pool = domain.pool(wish.kind, split)
+    wanted, relax = dict(wish.conditions), None
+    if not any(fits(entry, wanted) for entry in pool):
+        for field in wish.conditions:
+            fewer = {f: v for f, v in wish.conditions.items() if f != field}
+            if any(fits(entry, fewer) for entry in pool):
+                wanted, relax = fewer, field
+                break
+    changed = [{**wanted, wish.change[0]: wish.change[1]}] if wish.change else []
+    order = {name: list(rng.permutation(len(domain.pool(name, split)))) for name in domain.kinds}
+    order[wish.kind] = _listing_order(pool, [wanted, *changed], rng)
+    goal = Goal(
+        kind=wish.kind,
+        conditions=wish.conditions,
+        relax=relax,
+        change=wish.change,
+        requests=wish.requests,
+        booking=wish.booking,
+    )
+    catalogue = draw_catalogue(domain, split, rng, order)
+    return Task(domain=domain, split=split, catalogue=catalogue, goal=goal)
 
 
 def draw_task(domain: Domain, split: Split, rng: np.random.Generator) -> Task:
     """Draw a catalogue and a goal that can be reached in it.
 
     Four goals in five have conditions that a listed entry meets. The conditions of the others are
-    met by none until the one named by ``Goal.relax`` is given up.
+    met by none until the one named by ``Goal.relax`` is given up. A domain with goals of its own
+    (``Domain.goals``) has one of those drawn instead.
     """
+    if domain.goals:
+        return _wished_task(domain, split, rng)
     catalogue = draw_catalogue(domain, split, rng)
     listed = [k for k in domain.kinds if catalogue.match(k, {}) and domain.kinds[k].weight]
     weights = np.array([domain.kinds[k].weight for k in listed])

@@ -70,6 +70,13 @@ def _found(text: str, values: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def _without(text: str, values: Iterable[str]) -> str:
+    """Blank values out of a folded text: "no live music" may be a fact and no refusal."""
+    for value in sorted(values, key=lambda v: (-len(_pattern(v)), v)):
+        text = text.replace(_pattern(value), " _ ")
+    return text
+
+
 def has_cue(text: str, cues: Sequence[str]) -> bool:
     """Tell whether a folded text contains one of the cues as whole words."""
     return any(_pattern(cue) in text for cue in cues)
@@ -99,7 +106,7 @@ def understand(
     details = _found(text, (v for values in domain.details.values() for v in values))
     named = _named(found, catalogue, kind, details)
     questions = [folded(s) for s in sentences(reply) if "?" in s]
-    statements = [folded(s) for s in sentences(reply) if "?" not in s]
+    statements = [_without(folded(s), found) for s in sentences(reply) if "?" not in s]
     stated = claims(reply)
     share = grounding([messages], [assistant_message(reply)])[0]
     conditions = catalogue.kinds[kind].conditions
@@ -128,13 +135,14 @@ def _named(
     """Find the entries that are named; a table at 19:00 names no train that leaves then."""
     places: list[tuple[int, int]] = []
     for number, entry in enumerate(catalogue.entries):
-        names = [entry.fields[f] for f in catalogue.kinds[entry.kind].named_by]
+        which = catalogue.kinds[entry.kind]
+        names = [entry.fields[f] for f in which.named_by]
         at = [
             found[name]
             for name in names
             if name in found and (entry.kind == kind or name not in details)
         ]
-        if at:
+        if len(at) == len(names) if which.named_together else at:
             places.append((min(at), number))
     return tuple(catalogue.entries[number] for _, number in sorted(places))
 
