@@ -331,7 +331,6 @@ def measure(name: str, rounds: int, updates: int) -> list[ResultRow]:
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
         found[side].append(json.loads(done.stdout.splitlines()[-1]))
         print(name, n, side, found[side][-1], flush=True)

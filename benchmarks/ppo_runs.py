@@ -9,7 +9,6 @@ run is a process of its own and leaves a JSON file; what is there is not run aga
 import argparse
 import itertools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -224,7 +223,6 @@ def finished(name: str, seed: int, rate: float, updates: int, work: Path) -> dic
             [sys.executable, "-m", "benchmarks.ppo_runs", *words],
             check=True,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
     found: dict[str, Any] = load_json(path)
     print(

@@ -13,6 +13,7 @@ G = H / K, D head width, E embedding width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dialog_rl.packed import Product, packed_product
+from reward_models.side_by_side import side_by_side
 
 _MAX_PARAMETERS = 1_000_000_000
 """Above this the packed copy of the weights costs more memory than the speed is worth."""
@@ -79,21 +81,7 @@ class LlamaRunner:
         self._embedding = source.model.embed_tokens.weight.detach()
         self._norm = source.model.norm.weight.detach().float()
         self._head = self._pack([source.lm_head])
-        self._layers = [
-            _Layer(
-                qkv=self._pack(
-                    [b.self_attn.q_proj, b.self_attn.k_proj, b.self_attn.v_proj],
-                    norm=b.input_layernorm.weight,
-                    turned=(self._heads + self._kv_heads) * self._width,
-                ),
-                output=self._pack([b.self_attn.o_proj]),
-                gate_up=self._pack(
-                    [b.mlp.gate_proj, b.mlp.up_proj], norm=b.post_attention_layernorm.weight
-                ),
-                down=self._pack([b.mlp.down_proj]),
-            )
-            for b in source.model.layers
-        ]
+        self._layers = side_by_side([partial(self._layer, b) for b in source.model.layers])
         self._table = torch.empty(0, self._width // 2, dtype=torch.complex64)
 
     @staticmethod
@@ -227,6 +215,21 @@ class LlamaRunner:
         return self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps)).float()
 
     # -- weights -----------------------------------------------------------------------------------
+
+    def _layer(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        return _Layer(
+            qkv=self._pack(
+                [attention.q_proj, attention.k_proj, attention.v_proj],
+                norm=layer.input_layernorm.weight,
+                turned=(self._heads + self._kv_heads) * self._width,
+            ),
+            output=self._pack([attention.o_proj]),
+            gate_up=self._pack(
+                [mlp.gate_proj, mlp.up_proj], norm=layer.post_attention_layernorm.weight
+            ),
+            down=self._pack([mlp.down_proj]),
+        )
 
     def _pack(
         self, linears: Sequence[nn.Linear], *, norm: Tensor | None = None, turned: int = 0

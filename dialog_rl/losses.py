@@ -41,10 +41,11 @@ class _TokenLogprobs(torch.autograd.Function):
         softcap: float | None,
         product: Product | None,
         slope_weight: Tensor | None,
+        with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         count, trained = hidden.shape[0], ctx.needs_input_grad[0]
         logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
-        entropies = torch.full_like(logprobs, torch.nan) if trained else torch.empty_like(logprobs)
+        entropies = torch.full_like(logprobs, torch.nan)
         unit = torch.empty_like(hidden) if trained else None
         low = weight if slope_weight is None else slope_weight
         plain = softcap is None and bias is None  # then the few hidden states can be scaled
@@ -62,8 +63,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 logits = logits / temperature
             every = torch.log_softmax(logits, dim=-1)
             logprobs[part] = every.gather(1, picked).squeeze(1)
-            if unit is None:
+            if with_entropy:
                 entropies[part] = -torch.bmm(every.exp()[:, None], every[:, :, None]).flatten()
+            if unit is None:
                 continue
             p, chosen = every.exp_(), weight[targets[part]]
             if bend is not None:
@@ -78,7 +80,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad = None
         if ctx.unit is not None:
             grad = ctx.unit * grad_logprobs[:, None].to(ctx.unit.dtype)
-        return grad, *(None,) * 8
+        return grad, *(None,) * 9
 
 
 def token_logprobs(
@@ -92,6 +94,7 @@ def token_logprobs(
     softcap: float | None = None,
     product: Product | None = None,
     slope_weight: Tensor | None = None,
+    with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target token and the entropy of its distribution, without [B, R, V].
 
@@ -106,15 +109,24 @@ def token_logprobs(
         product: computes hidden W^T + bias in a faster way (``packed_product``).
         slope_weight: ``weight`` in the type that the gradient's product runs in. The logits are
             better not rounded: log-probabilities of two passes are compared.
+        with_entropy: False leaves the entropies NaN and saves a pass over all logits.
 
     Returns:
         (logprobs [N], entropies [N]), float32; gradient flows to ``hidden`` through logprobs only.
-        Entropies cost a pass over all logits more: they are NaN where ``hidden`` has a gradient.
     """
     if chunk is None:
         chunk = max(64, CHUNK_LOGITS // weight.shape[0])
     result = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, temperature, chunk, bias, softcap, product, slope_weight
+        hidden,
+        weight,
+        targets,
+        temperature,
+        chunk,
+        bias,
+        softcap,
+        product,
+        slope_weight,
+        with_entropy,
     )
     logprobs, entropies = result
     return logprobs, entropies

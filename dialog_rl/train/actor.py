@@ -45,7 +45,7 @@ class Scored(NamedTuple):
     logprobs: Tensor
     """[N] log p(token) at the sampling temperature, nats."""
     entropies: Tensor
-    """[N] entropy of the distribution it was drawn from, nats; NaN in passes with a gradient."""
+    """[N] entropy of the distribution it was drawn from, nats; NaN where not asked for."""
     values: Tensor
     """[N] the critic's estimate before the token."""
 
@@ -269,7 +269,13 @@ class Actor:
         return None if self._layers is None else self._layers.merged(self._dtype)
 
     def score(
-        self, trunk: Trunk, p: Pass, temperature: float, merged: list[Weights] | None = None
+        self,
+        trunk: Trunk,
+        p: Pass,
+        temperature: float,
+        merged: list[Weights] | None = None,
+        *,
+        with_entropy: bool = True,
     ) -> Scored:
         """Log-probabilities, entropies and values of the pass's n sampled tokens.
 
@@ -278,6 +284,7 @@ class Actor:
             p: the pass.
             temperature: as when the tokens were sampled.
             merged: what :meth:`merged` returned for the adapter as it is; made anew if not given.
+            with_entropy: False leaves the entropies out, which saves a pass over all logits.
         """
         if self._layers is not None and trunk.plan is not None:
             if merged is None:
@@ -297,6 +304,7 @@ class Actor:
             softcap=self._softcap,
             product=self._head_product,
             slope_weight=self._slope_weight,
+            with_entropy=with_entropy,
         )
         return Scored(logprobs, entropies, self.value_head(hidden).squeeze(-1))
 

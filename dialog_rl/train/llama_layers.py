@@ -19,6 +19,7 @@ heads, G = H / K, D head width, F feed-forward width, r LoRA rank.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from dialog_rl.rollout import Pass
 from dialog_rl.train.fused_lora import FusedLora
+from reward_models.side_by_side import side_by_side
 
 _FAMILIES = ("LlamaModel", "Qwen2Model")
 
@@ -217,6 +219,7 @@ Weights = dict[str, Tensor]
 """The matrices of a layer's groups of linears, LoRA merged in."""
 
 
+@torch.no_grad()
 def _merged(layer: _Layer, dtype: torch.dtype) -> Weights:
     return {name: group.merged(dtype) for name, group in layer.groups().items()}
 
@@ -409,10 +412,9 @@ class LlamaLayers:
             x = _feed(_attend(x, layer, weights, plan, last=False)[0], layer, weights)[0]
         return x
 
-    @torch.no_grad()
     def merged(self, dtype: torch.dtype) -> list[Weights]:
         """The adapted layers' weights with the adapter as it is now, for any number of passes."""
-        return [_merged(layer, dtype) for layer in self._layers[self._first :]]
+        return side_by_side([partial(_merged, x, dtype) for x in self._layers[self._first :]])
 
     def top(self, x: Tensor, plan: Plan, merged: Sequence[Weights]) -> Tensor:
         """The normed states [n, E], float32, that predict a pass's sampled tokens.

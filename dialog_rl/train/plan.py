@@ -36,7 +36,7 @@ from dialog_rl.train.memory import (
     decode_slots,
     predict,
 )
-from dialog_rl.train.ppo import episodes_per_pass
+from dialog_rl.train.ppo import episodes_at_once, episodes_per_pass
 from reward_models.backbone import decoder_layers, lora_config
 from reward_models.base import Judgement, Message
 from reward_models.chat_template import render_ids, render_reply_ids
@@ -233,8 +233,9 @@ def workload(
     ppo = settings.algo == "ppo"
     group = settings.num_generations
     per_batch = settings.batch_size // group
+    at_once = episodes_at_once(passes_dtype(settings))
     rows = min(
-        max(1, episodes_per_pass(settings, passes_dtype(settings), cores) // group) * cores,
+        max(1, episodes_per_pass(settings, at_once, cores) // group) * cores,
         per_batch,
     )
     row = prompts[0] + group * reply

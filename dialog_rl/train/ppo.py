@@ -53,9 +53,6 @@ from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
 from reward_models.side_by_side import side_by_side
 
-AT_ONCE = {None: 8, torch.bfloat16: 16}
-"""Episodes in work at one time, shared out among the cores, by the passes' arithmetic: half the
-bytes, twice as many fit the processor's cache."""
 LEAST_PER_PASS = 4
 """Episodes in a pass, where there are as many: fewer make the products small."""
 IMPORTANCE_CAP = 2.0
@@ -89,7 +86,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.settings, self.folder = settings, folder
         self.on_cpu = actor.device.type == "cpu"
         cores = torch.get_num_threads() if self.on_cpu else 1
-        self.per_pass = episodes_per_pass(settings, actor.autocast_dtype, cores)
+        self.at_once = episodes_at_once(actor.autocast_dtype)
+        self.per_pass = episodes_per_pass(settings, self.at_once, cores)
         groups = [
             {"params": list(actor.adapter_parameters().values()), "lr": settings.learning_rate},
             {"params": list(actor.value_head.parameters()), "lr": settings.value_learning_rate},
@@ -192,25 +190,28 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         trunks = side_by_side(
             [partial(self.actor.trunk, p) for p in batch.passes], at_once=self.on_cpu
         )
-        policy = self._read(batch, trunks)
         with self.actor.reference():
             reference = self._read(batch, trunks)
+        # All passes are in work together anyway: the first step finds its forward pass done.
+        keep = self.settings.num_mini_batches == 1 and len(batch.episodes) <= self.at_once
+        policy = self._read(batch, trunks, graphs=keep)
         shape, device = batch.mask.shape, self.actor.device
         logprobs, start, values = (torch.zeros(shape, device=device) for _ in "123")
         for p, live, first in zip(batch.passes, policy, reference, strict=True):
             at = (p.episodes, p.steps)
-            logprobs[at], start[at], values[at] = live.logprobs, first.logprobs, live.values
+            logprobs[at], start[at] = live.logprobs.detach(), first.logprobs
+            values[at] = live.values.detach()
         entropy = sum(float(live.entropies.sum()) for live in policy) / int(batch.mask.sum())
         kl = kl_estimate(logprobs, start, self.settings.kl_estimator)
-        return Scores(trunks, logprobs, values, kl, entropy)
+        return Scores(trunks, logprobs, values, kl, entropy, policy if keep else [])
 
-    def _read(self, batch: Batch, trunks: Sequence[Trunk]) -> list[Scored]:
-        """What the adapter as it is now says of every pass, without gradient."""
+    def _read(self, batch: Batch, trunks: Sequence[Trunk], *, graphs: bool = False) -> list[Scored]:
+        """What the adapter as it is now says of every pass; keeps ``graphs`` for gradients."""
         merged, temperature = self.actor.merged(), self.settings.temperature
 
-        @torch.no_grad()
         def read(trunk: Trunk, p: Pass) -> Scored:
-            return self.actor.score(trunk, p, temperature, merged)
+            with torch.set_grad_enabled(graphs):
+                return self.actor.score(trunk, p, temperature, merged)
 
         pairs = zip(trunks, batch.passes, strict=True)
         return side_by_side([partial(read, *pair) for pair in pairs], at_once=self.on_cpu)
@@ -282,11 +283,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         """One optimizer step on the passes ``group``; the mean is over all their tokens."""
         count = sum(len(batch.passes[m].targets) for m in group)
-        merged = self.actor.merged()
+        live, scores.live = scores.live, []
+        merged = None if live else self.actor.merged()
 
         def slopes(m: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
-            p = batch.passes[m]
-            new = self.actor.score(scores.trunks[m], p, self.settings.temperature, merged)
+            p, trunk, heat = batch.passes[m], scores.trunks[m], self.settings.temperature
+            new = live[m] if live else self.actor.score(trunk, p, heat, merged, with_entropy=False)
             loss, figures = self._loss(new, scores, p, advantages, returns)
             share = len(p.targets) / count
             found = torch.autograd.grad(loss * share, self._trainable())
@@ -422,9 +424,17 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.state.global_step = self.progress.update
 
 
-def episodes_per_pass(settings: TrainSettings, dtype: torch.dtype | None, cores: int) -> int:
+def episodes_at_once(dtype: torch.dtype | None) -> int:
+    """Episodes in work at one time, shared out among the cores, by the passes' arithmetic.
+
+    Half the bytes: twice as many fit the processor's cache.
+    """
+    return 16 if dtype is torch.bfloat16 else 8
+
+
+def episodes_per_pass(settings: TrainSettings, at_once: int, cores: int) -> int:
     """Episodes per pass, so that every core has one and every minibatch is whole passes."""
     replies = settings.batch_size // settings.num_mini_batches
-    wanted = min(AT_ONCE.get(dtype, 8), replies) // cores
+    wanted = min(at_once, replies) // cores
     most = max(wanted, LEAST_PER_PASS, settings.num_generations)
     return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from dialog_rl.train.actor import Trunk
+from dialog_rl.train.actor import Scored, Trunk
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Scores:
     values: Tensor
     kl: Tensor
     entropy: float
+    live: list[Scored]
+    """The policy's passes with their graphs, for the first step; empty where it makes its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,5 +74,15 @@ def test_replies_drawn_in_two_threads_are_those_drawn_in_one(two_threads):
 
 def test_settling_a_process_leaves_what_the_user_has_set(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     settle()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in os.environ  # it would cut the spinning short
+
+
+def test_threads_that_may_sleep_spin_a_moment_first(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    settle()
+    assert int(os.environ["GOMP_SPINCOUNT"]) > 0

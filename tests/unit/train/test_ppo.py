@@ -140,6 +140,25 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
     assert any(not torch.equal(t, runs[2][n]) for n, t in runs[0].items())
 
 
+def test_a_first_step_that_takes_over_the_scoring_pass_gives_the_bytes_of_one_that_repeats_it(
+    tmp_path,
+):
+    taken = make(tmp_path / "a", batch_size=8, num_mini_batches=1, total_episodes=16)
+    repeated = make(tmp_path / "b", batch_size=8, num_mini_batches=1, total_episodes=16)
+    assert taken.at_once == 8
+    repeated.at_once = 7  # as if the batch were too large to be in work at one time
+    passes = []
+    for trainer in (taken, repeated):
+        score, count = trainer.actor.score, []
+        trainer.actor.score = lambda *a, n=count, s=score, **k: (n.append(1), s(*a, **k))[1]
+        trainer.train()
+        passes.append(len(count))
+    # one pass holds all 8: 2 updates x (2 readings + 1 or 2 epochs)
+    assert passes == [6, 8]
+    assert weights(taken).keys() == weights(repeated).keys()
+    assert all(torch.equal(t, weights(repeated)[n]) for n, t in weights(taken).items())
+
+
 def test_optimizer_steps_are_epochs_times_minibatches_times_updates(tmp_path):
     trainer = make(tmp_path, total_episodes=32, num_ppo_epochs=3, num_mini_batches=4)
     trainer.train()
