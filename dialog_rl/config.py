@@ -200,6 +200,9 @@ class TrainSettings:
     """Weight of the learned reward; 0 trains on the rules alone and needs no ratings."""
     reward_model_name_or_path: str | None = None
     """Backbone of the reward model; the policy's own base if not given."""
+    pessimism: float = 0.25
+    """Standard deviations taken off the learned reward's mean: what is uncertain is worth less; 0
+    pays the mean."""
     accept_weak_reward: bool = False
     """Go on although the reward model does no better than chance on ratings it has not seen."""
 
@@ -381,6 +384,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("preference_epochs", 1, 1000),
     ("preference_learning_rate", 1e-8, 1.0),
     ("learned_reward_weight", 0.0, 1e3),
+    ("pessimism", 0.0, 10.0),
     ("env_reward_weight", 0.0, 1e3),
     ("turn_cost", 0.0, 1e3),
     ("grounding_cost", 0.0, 1e3),

@@ -32,6 +32,7 @@ _USED_BY: dict[frozenset[Algo], tuple[str, ...]] = {
         "reward_weights",
         "learned_reward_weight",
         "reward_model_name_or_path",
+        "pessimism",
         "accept_weak_reward",
         "total_episodes",
         "max_seconds",

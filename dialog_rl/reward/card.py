@@ -93,6 +93,9 @@ class ReportCard:
     learning_curve: tuple[Figure, ...]
     """``name`` is the number of ratings learned from."""
     surprising: tuple[Surprise, ...]
+    spreads: dict[str, float]
+    """Mean standard deviation of the score, in logits: of replies of new conversations first, then
+    of the same replies made strange; empty if nothing could be held out."""
     length_correlation: float
     """Correlation of the score with log(1 + words) over the rated replies."""
     mean_words: float

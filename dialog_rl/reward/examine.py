@@ -30,6 +30,7 @@ from reward_models.learned import LearnedReward
 from reward_models.oddities import counted
 from reward_models.rules import words
 from reward_models.settings import RewardReport
+from reward_models.unfamiliar import spreads
 
 BINS = 10
 """Equal-width bins of the calibration curve."""
@@ -104,6 +105,7 @@ def make_card(
         calibration=_bins(predicted, happened, weights),
         learning_curve=curve,
         surprising=_surprising(judged, rows),
+        spreads=spreads(prepared, report.strengths),
         length_correlation=report.length_correlation,
         mean_words=report.mean_words,
         notes=(

@@ -41,6 +41,8 @@ def page(card: ReportCard) -> str:
         f"<div class=card>{_agreement(card)}</div>"
         f"<h2>Are its probabilities right?</h2><div class=card>{_calibration(card)}</div>"
         f"<h2>Would more ratings help?</h2><div class=card>{_curve(card)}</div>"
+        f"<h2>How sure is it of replies unlike any that was rated?</h2>"
+        f"<div class=card>{_spreads(card)}</div>"
         f"<h2>Ratings worth a second look</h2><div class=card>{_surprising(card)}</div>"
         f"<p class=soft>From {html.escape(card.source)}: {seen}; raters: {card.raters:,}, "
         f"conversations: {card.conversations:,}. Read by {html.escape(card.backbone)}. Rated "
@@ -228,6 +230,26 @@ def _curve(card: ReportCard) -> str:
 def _level(share: float) -> str:
     y = _y(share)
     return f'y1="{y:.1f}" y2="{y:.1f}" stroke="var(--soft)" stroke-dasharray="3 3"'
+
+
+# -- uncertainty -----------------------------------------------------------------------------------
+
+
+def _spreads(card: ReportCard) -> str:
+    if not card.spreads:
+        return "<p>No conversation could be held out to look at.</p>"
+    usual = next(iter(card.spreads.values()))
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td class=n>{value:.2f}</td>"
+        f"<td class=n>{value / usual:.2f}</td></tr>"
+        for name, value in card.spreads.items()
+    )
+    return (
+        "<table><tr><th>replies<th>spread, logits<th>times the first</tr>"
+        f"{rows}</table><p class=soft>The spread is the score's standard deviation. PPO is paid "
+        "the mean less some of it (pessimism), so strange replies must have more of it: what is "
+        "below 1 in the last column could be exploited.</p>"
+    )
 
 
 # -- ratings to look at again ----------------------------------------------------------------------

@@ -43,7 +43,7 @@ def learned_reward(
     Args:
         policy: its base is the backbone unless the settings name another.
         judgements: the training part.
-        settings: seed and backbone.
+        settings: seed, backbone and pessimism.
         folder: the run's reward_model folder.
         progress: called with the share done and a few words.
         autocast_dtype: arithmetic in which the policy's base reads; None is its own.
@@ -64,7 +64,7 @@ def learned_reward(
     reward, report = LearnedReward.fit(
         judgements,
         backbone=backbone,
-        settings=RewardModelSettings(seed=settings.seed),
+        settings=RewardModelSettings(seed=settings.seed, pessimism=settings.pessimism),
         progress=progress,
     )
     reward.save(folder)

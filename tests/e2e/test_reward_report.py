@@ -54,6 +54,8 @@ def test_the_card_has_every_cut_with_an_interval(made: tuple[Path, dict[str, Any
     assert card["accepted"] and card["verdict"].startswith("PPO would accept this reward model")
     assert card["counts"] == {**card["counts"], "stars": 40, "choice": 40, "correction": 40}
     assert card["raters"] == 5 and card["conversations"] == 50
+    usual, *strange = card["spreads"].values()
+    assert len(strange) == 4 and min(strange) > usual
     assert [f["name"] for f in card["by_signal"]] == ["thumb", "stars", "choice", "correction"]
     assert [f["measure"] for f in card["by_signal"]] == ["AUC", "AUC", "accuracy", "accuracy"]
     assert sorted(f["name"] for f in card["by_rater"]) == [f"person {k}" for k in range(5)]
