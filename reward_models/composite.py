@@ -11,7 +11,8 @@ from typing import Any
 
 from reward_models.base import Message, RewardFunction
 from reward_models.errors import RewardError
-from reward_models.rules import RULES, reply_text
+from reward_models.rules import reply_text
+from reward_models.task_scores import NAMED
 
 TOTAL = "total"
 LARGEST = 1e6
@@ -100,7 +101,7 @@ class CompositeReward:
             RewardError: no parts, a name twice, or a weight that is not finite.
         """
         if not self.parts:
-            raise RewardError(f"a composite needs at least one reward; rules: {', '.join(RULES)}")
+            raise RewardError(f"a composite needs at least one reward; rules: {', '.join(NAMED)}")
         seen: set[str] = set()
         for name, _, weight in self.parts:
             if name in seen or name == TOTAL:
@@ -116,10 +117,10 @@ class CompositeReward:
         Raises:
             RewardError: there is no such rule.
         """
-        unknown = [name for name in weights if name not in RULES]
+        unknown = [name for name in weights if name not in NAMED]
         if unknown:
-            raise RewardError(f"there is no rule {unknown[0]!r}; rules: {', '.join(RULES)}")
-        return cls([(name, RULES[name], weight) for name, weight in weights.items()])
+            raise RewardError(f"there is no rule {unknown[0]!r}; rules: {', '.join(NAMED)}")
+        return cls([(name, NAMED[name], weight) for name, weight in weights.items()])
 
     def breakdown(
         self,
