@@ -11,24 +11,29 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dialog_rl import __version__
 from dialog_rl.config import (
     ALGOS,
-    ENV_DEFAULTS,
+    TASK_ENVS,
     ChatSettings,
     GateSettings,
     SimulateSettings,
     TrainSettings,
+    env_defaults,
 )
 from dialog_rl.errors import ConfigError, DialogRLError
 from dialog_rl.idle_settings import ENV_ONLY, refuse_idle
 from dialog_rl.options import build, given, home_option, options
 from dialog_rl.process import settle
 from dialog_rl.reward.commands import reward
+
+if TYPE_CHECKING:
+    from dialog_rl.simulate import Simulation
+    from dialog_rl.task_trial import Trial
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3
 
@@ -98,11 +103,13 @@ def train(
 ) -> int:
     """Train an adapter on the feedback in the store and judge it against the one in service.
 
-    With --env it learns from conversations with simulated users, and is judged on unseen ones.
+    With --env it learns from conversations with simulated users, and is judged on unseen ones; with
+    --env translation, summarisation or code and --data from a file of questions with answers.
     """
     asked = given(TrainSettings)
     if flags["env"] is not None:
-        flags |= {name: value for name, value in ENV_DEFAULTS.items() if name not in asked}
+        defaults = env_defaults(flags["env"])
+        flags |= {name: value for name, value in defaults.items() if name not in asked}
     settings = build(TrainSettings, flags)
     if resume and asked:
         raise ConfigError(f"--resume goes on with the run's own settings; leave out --{asked[0]}")
@@ -131,7 +138,7 @@ def train(
 @home_option
 @_model_option
 @click.argument("algos", nargs=-1, metavar="[ALGO]...", type=click.Choice(ALGOS))
-@options(TrainSettings, skip=("algo", "env", *ENV_ONLY))
+@options(TrainSettings, skip=("algo", "env", "data", *ENV_ONLY))
 def compare(home: Path, model_name_or_path: str | None, algos: Sequence[str], **flags: Any) -> int:
     """Train with each ALGO on the same ratings (all of them if none is named) and show a table.
 
@@ -163,16 +170,41 @@ def compare(home: Path, model_name_or_path: str | None, algos: Sequence[str], **
     show_default="the one in service",
     help='Adapter version to beat; "base" is the model without an adapter.',
 )
+@click.option(
+    "--env",
+    default=None,
+    type=click.Choice(TASK_ENVS),
+    help="Judge on the held-out tasks of --data instead of feedback.",
+)
+@click.option("--data", default=None, metavar="FILE", help="With --env: the task file, JSON Lines.")
 @options(GateSettings)
 def evaluate(
     home: Path,
     model_name_or_path: str | None,
     candidate: str,
     incumbent: str | None,
+    env: str | None,
+    data: str | None,
     **flags: Any,
 ) -> int:
-    """Judge one adapter against another on held-out feedback and fresh replies."""
+    """Judge one adapter against another on held-out feedback and fresh replies, or on tasks."""
     settings = build(GateSettings, flags)
+    if env is not None or data is not None:
+        if env is None or data is None:
+            raise ConfigError("--env and --data go together")
+        from dialog_rl.gate_command import judge_versions_on_tasks
+
+        verdict = judge_versions_on_tasks(
+            home=home,
+            model_name_or_path=model_name_or_path,
+            candidate=candidate,
+            incumbent=incumbent,
+            settings=settings,
+            env=env,
+            data=data,
+        )
+        click.echo(verdict.summary())
+        return 0 if verdict.ship else EXIT_NO_SHIP
     from dialog_rl.gate_command import judge_versions
 
     verdict = judge_versions(
@@ -202,20 +234,34 @@ def evaluate(
 def simulate(
     home: Path, model_name_or_path: str | None, output_dir: Path | None, **flags: Any
 ) -> None:
-    """Let the model talk with simulated users and measure how often they get what they want."""
+    """Let the model talk with simulated users and measure how often they get what they want.
+
+    With --domain translation, summarisation or code and --data: let it answer tasks.
+    """
     settings = build(SimulateSettings, flags)
+    if settings.data is not None and (
+        idle := {"max_turns", "batch_size"} & {*given(type(settings))}
+    ):
+        raise ConfigError(f"{min(idle)} has no effect with a task of one turn; leave it out")
     from tqdm import tqdm
 
     from dialog_rl.simulate import simulate as run_simulation
+    from dialog_rl.task_trial import answer_tasks
 
     total = settings.conversations * max(1, len(settings.version))
     with tqdm(total=total, unit="conversation", disable=None) as bar:  # silent unless a terminal
-        result = run_simulation(
-            settings,
-            home=home,
-            model_name_or_path=model_name_or_path,
-            ended=lambda episode: bar.update(),
-        )
+        result: Simulation | Trial
+        if settings.data is not None:
+            result = answer_tasks(
+                settings, home=home, model_name_or_path=model_name_or_path, done=bar.update
+            )
+        else:
+            result = run_simulation(
+                settings,
+                home=home,
+                model_name_or_path=model_name_or_path,
+                ended=lambda episode: bar.update(),
+            )
     folder = output_dir or home / "simulations" / time.strftime("%Y%m%d-%H%M%S")
     result.write(folder)
     click.echo(result.summary())

@@ -16,6 +16,9 @@ ALGOS: tuple[Algo, ...] = get_args(Algo)
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayerChoice = Literal["all", "top_half", "top_quarter"]
 CreditChoice = Literal["turn", "dialogue"]
+TaskEnvName = Literal["translation", "summarisation", "code"]
+TASK_ENVS: tuple[TaskEnvName, ...] = get_args(TaskEnvName)
+"""Environments of one turn with a known answer, read from a file."""
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:
@@ -29,6 +32,15 @@ def _one_of(name: str, value: object, allowed: Collection[Any]) -> None:
     if value not in allowed:
         listed = ", ".join(str(a) for a in allowed)
         raise ConfigError(f"{name} must be one of {listed}, got {value!r}")
+
+
+def _together(name: str, env: str | None, data: str | None) -> None:
+    """Refuse a task of one turn without its file, and a file without a task that reads it."""
+    if (env in TASK_ENVS) != (data is not None):
+        raise ConfigError(
+            f"{name} {', '.join(TASK_ENVS)} and data go together, got {name} {env!r} and data "
+            f"{data!r}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +125,11 @@ class SimulateSettings:
     hand-written agent that needs no model); the adapter in service if not given. Repeatable: all
     meet the same users."""
     domain: str = "concierge"
-    """What the users want: a domain that ships with the package, or a JSON file."""
+    """What the users want: a domain that ships with the package, or a JSON file. Or a task of one
+    turn, whose questions are in data: translation, summarisation, code; "scripted" then gives the
+    file's own answers."""
+    data: str | None = None
+    """With domain translation, summarisation or code: the task file, JSON Lines."""
     split: Literal["train", "test"] = "test"
     """Which of the users' phrasings and which names are used; the two sets are disjoint."""
     conversations: int = 100
@@ -142,6 +158,7 @@ class SimulateSettings:
         _between("seed", self.seed, 0, 2**31)
         if self.num_threads is not None:
             _between("num_threads", self.num_threads, 1, 1024)
+        _together("domain", self.domain, self.data)
         if repeated := {v for v in self.version if self.version.count(v) > 1}:
             raise ConfigError(f"version {sorted(repeated)[0]!r} is given twice")
         self.sampling()
@@ -160,7 +177,10 @@ class TrainSettings:
     env: str | None = None
     """Learn from conversations with simulated users instead of logged prompts: a domain that ships
     with the package (concierge), or a JSON file. Needs no ratings unless learned_reward_weight is
-    given; other settings then start from values of their own, see the guide."""
+    given; other settings then start from values of their own, see the guide. Or learn a task of one
+    turn from the answers in data: translation, summarisation, code."""
+    data: str | None = None
+    """With env translation, summarisation or code: the task file, JSON Lines."""
     algo: Algo = "ppo"
     """How the policy learns: ppo, grpo or rloo (reward model, then fresh replies), kto or dpo (the
     ratings themselves), or sft alone (approved and corrected replies)."""
@@ -193,7 +213,9 @@ class TrainSettings:
     """Peak learning rate of kto and dpo."""
 
     reward_funcs: tuple[str, ...] = ("invention", "repetition", "empty")
-    """Rule rewards added to the learned one; names as in reward_models.rules.RULES. Repeatable."""
+    """Rule rewards added to the learned one; names as in reward_models.rules.RULES, or with data
+    those of reward_models.task_scores: chrf, bleu, rouge1, rouge2, rouge_l, unit_tests, all_tests.
+    Repeatable."""
     reward_weights: tuple[float, ...] = ()
     """One weight per rule reward, in the same order; 1 each if not given."""
     learned_reward_weight: float = 1.0
@@ -219,7 +241,8 @@ class TrainSettings:
     max_turns: int = 20
     """With env: replies after which a conversation is cut off, which counts as a failure."""
     test_conversations: int = 200
-    """With env: conversations with unseen users in which the verdict compares both versions."""
+    """With env: conversations with unseen users in which the verdict compares both versions; with
+    data: held-out lines of the file."""
 
     total_episodes: int = 1536
     """Fresh replies (with env: conversations) that PPO, GRPO or RLOO samples and learns from."""
@@ -332,19 +355,21 @@ class TrainSettings:
             )
         if self.env is not None and self.algo != "ppo":
             raise ConfigError(f"env needs algo ppo, got {self.algo}")
-        from_user = self.env_reward_weight if self.env is not None else 0.0
+        _together("env", self.env, self.data)
+        users = self.env is not None and self.data is None
+        from_user = self.env_reward_weight if users else 0.0
         if not self.reward_funcs and self.learned_reward_weight == from_user == 0:
             raise ConfigError("every reward has weight 0 and reward_funcs is empty: no reward")
 
     @classmethod
     def with_env(cls, env: str, **given: Any) -> "TrainSettings":
-        """Settings for conversations with simulated users: :data:`ENV_DEFAULTS` and what is given.
+        """Settings for an environment: :func:`env_defaults` and what is given.
 
         Args:
-            env: the domain.
+            env: the domain of simulated users, or a task.
             given: other fields.
         """
-        return cls(**{**ENV_DEFAULTS, **given, "env": env})
+        return cls(**{**env_defaults(env), **given, "env": env})
 
     def num_total_batches(self) -> int:
         """PPO updates that ``total_episodes`` takes, the last batch full."""
@@ -373,6 +398,33 @@ ENV_DEFAULTS: dict[str, Any] = {
     "lam": 1.0,
 }
 """Where training with simulated users starts from other values: their reward alone counts."""
+
+TASK_REWARD: dict[TaskEnvName, str] = {
+    "translation": "chrf",
+    "summarisation": "rouge_l",
+    "code": "unit_tests",
+}
+"""The reward that each task of one turn is trained and judged by unless others are named."""
+
+
+def env_defaults(env: str) -> dict[str, Any]:
+    """Where training in an environment starts from other values than training on ratings.
+
+    Args:
+        env: a domain of simulated users, or a task of one turn.
+    """
+    for task, reward in TASK_REWARD.items():
+        if env == task:
+            return {
+                "sft": False,
+                "learned_reward_weight": 0.0,
+                "reward_funcs": (reward,),
+                "max_seconds": 600.0,
+                "total_episodes": 9600,
+                "kl_coef": 0.05,
+            }
+    return dict(ENV_DEFAULTS)
+
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("test_fraction", 0.05, 0.9),

@@ -106,7 +106,7 @@ def judge(
     measures = [
         *people,
         *rule_measures(fresh, settings),
-        _perplexity(manager, dialogues, candidate, incumbent, settings),
+        heldout_perplexity(manager, dialogues, candidate, incumbent, settings),
         *form_measures(fresh, settings),
         *rater_measures(fresh, settings.seed),
     ]
@@ -374,7 +374,7 @@ def _sides(rows: tuple[Array, Array], direction: Array) -> tuple[Array, Array]:
 # -- base skills --------------------------------------------------------------------------------
 
 
-def _perplexity(
+def heldout_perplexity(
     manager: "DialogManager",
     dialogues: Sequence[Mapping[str, Any]],
     candidate: str,

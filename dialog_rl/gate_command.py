@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dialog_rl.config import GateSettings
-from dialog_rl.conversation import BASE_VERSION
+from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.errors import ConfigError
 from dialog_rl.verdict import Verdict
 from reward_models.base import Judgement
 
 if TYPE_CHECKING:
     from dialog_rl.gate import Progress
+    from dialog_rl.policy import Policy
+    from dialog_rl.registry import AdapterRegistry
 
 
 def held_out(judgements: Sequence[Judgement], lineage: dict[str, Any]) -> list[Judgement]:
@@ -62,21 +64,11 @@ def judge_versions(
         RegistryError: there is no such version.
         PolicyError: the model or an adapter cannot be loaded.
     """
-    from dialog_rl.registry import AdapterRegistry
-
-    registry = AdapterRegistry(home)
-    incumbent = incumbent or registry.current()
-    if candidate == incumbent:
-        raise ConfigError(
-            f"candidate and incumbent are both {candidate}; name another one with --incumbent"
-        )
-    folders = {v: registry.path(v) for v in (candidate, incumbent) if v != BASE_VERSION}
-    lineage = {} if candidate == BASE_VERSION else registry.info(candidate).lineage
+    registry, incumbent, lineage = _sides(home, candidate, incumbent)
 
     from dialog_rl.corpus import judgements
     from dialog_rl.gate import judge
     from dialog_rl.manager import DialogManager
-    from dialog_rl.policy import Policy
     from dialog_rl.store import FeedbackStore
 
     store = FeedbackStore(home / "feedback.db")
@@ -84,9 +76,7 @@ def judge_versions(
         rated = held_out(judgements(store), lineage)
     finally:
         store.close()
-    policy = Policy.load(model_name_or_path)
-    for version, folder in folders.items():
-        policy.add_version(version, folder)
+    policy = _serving(registry, model_name_or_path, candidate, incumbent)
     verdict = judge(
         DialogManager(policy),
         candidate,
@@ -98,3 +88,95 @@ def judge_versions(
     )
     verdict.write(home / "verdicts" / f"{candidate}-against-{incumbent}")
     return verdict
+
+
+def judge_versions_on_tasks(
+    *,
+    home: Path,
+    model_name_or_path: str | None,
+    candidate: str,
+    incumbent: str | None,
+    settings: GateSettings,
+    env: str,
+    data: str,
+) -> Verdict:
+    """Judge a registered version against another on the held-out tasks of a file.
+
+    Args:
+        home: folder with the registry.
+        model_name_or_path: base model; the bundled one if None.
+        candidate: version to judge.
+        incumbent: version to beat; the one in service if None.
+        settings: what is asked; ``num_prompts`` tasks at most are.
+        env: translation, summarisation or code.
+        data: the task file.
+
+    Returns:
+        The verdict; also in ``<home>/verdicts/<candidate>-against-<incumbent>/``. The rewards are
+        those that the candidate was trained on, if it was trained on tasks of this kind.
+
+    Raises:
+        ConfigError: both are the same version.
+        DataError: the file cannot be used.
+        RegistryError: there is no such version.
+        PolicyError: the model or an adapter cannot be loaded.
+    """
+    from dialog_rl.config import TrainSettings
+    from dialog_rl.manager import DialogManager
+    from dialog_rl.task_gate import HeldOutTasks, judge_on_tasks
+    from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
+
+    registry, incumbent, lineage = _sides(home, candidate, incumbent)
+    kind = TASK_KINDS[env]
+    tasks = split_tasks(read_tasks(kind, data))
+    trained = lineage.get("settings", {})
+    usual = TrainSettings.with_env(env, data=data)
+    names = trained["reward_funcs"] if trained.get("env") == env else usual.reward_funcs
+    weights = trained.get("reward_weights") if trained.get("env") == env else None
+    held_out = HeldOutTasks(
+        kind=kind,
+        tasks=tasks.test,
+        most=settings.num_prompts,
+        weights=dict(zip(names, weights or (1.0,) * len(names), strict=True)),
+        params=SamplingParams(
+            temperature=trained.get("temperature", usual.temperature),
+            top_p=1.0,
+            max_new_tokens=trained.get("response_length", usual.response_length),
+        ),
+    )
+    policy = _serving(registry, model_name_or_path, candidate, incumbent)
+    verdict = judge_on_tasks(DialogManager(policy), candidate, incumbent, held_out, settings)
+    verdict.write(home / "verdicts" / f"{candidate}-against-{incumbent}")
+    return verdict
+
+
+def _sides(
+    home: Path, candidate: str, incumbent: str | None
+) -> tuple["AdapterRegistry", str, dict[str, Any]]:
+    """The registry, the incumbent's name, and how the candidate came about."""
+    from dialog_rl.registry import AdapterRegistry
+
+    registry = AdapterRegistry(home)
+    incumbent = incumbent or registry.current()
+    if candidate == incumbent:
+        raise ConfigError(
+            f"candidate and incumbent are both {candidate}; name another one with --incumbent"
+        )
+    for version in (candidate, incumbent):
+        if version != BASE_VERSION:
+            registry.path(version)  # both must be there before a model is loaded
+    lineage = {} if candidate == BASE_VERSION else registry.info(candidate).lineage
+    return registry, incumbent, lineage
+
+
+def _serving(
+    registry: "AdapterRegistry", model_name_or_path: str | None, *versions: str
+) -> "Policy":
+    """The model with these versions loaded."""
+    from dialog_rl.policy import Policy
+
+    policy = Policy.load(model_name_or_path)
+    for version in versions:
+        if version != BASE_VERSION:
+            policy.add_version(version, registry.path(version))
+    return policy

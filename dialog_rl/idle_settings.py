@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from dialog_rl.config import ALGOS, Algo, CreditChoice
+from dialog_rl.config import ALGOS, TASK_ENVS, Algo, CreditChoice
 from dialog_rl.errors import ConfigError
 
 _REWARDED: frozenset[Algo] = frozenset({"ppo", "grpo", "rloo"})
@@ -85,6 +85,11 @@ def refuse_idle(
     for name in ENV_ONLY:
         if name in given and env is None:
             raise ConfigError(f"{name} has no effect without env; leave it out or give --env")
+    for name in ENV_ONLY:
+        if name in given and env in TASK_ENVS and name != "test_conversations":
+            raise ConfigError(
+                f"{name} has no effect with env {env}, a task of one turn; leave it out"
+            )
     for name in ("turn_gamma", "turn_lam"):
         if name in given and credit == "dialogue":
             raise ConfigError(f"{name} has no effect with credit dialogue; leave it out")

@@ -7,7 +7,7 @@ functions of (seed, position): there is no generator whose state a checkpoint wo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ class TrainingPrompt:
     messages: tuple[Message, ...]
     ids: tuple[int, ...]
     """Token ids, generation prompt included."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What rewards read beside the text, such as a reference; by the name of their argument."""
 
 
 @dataclass(frozen=True, kw_only=True)

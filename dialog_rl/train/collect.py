@@ -4,9 +4,9 @@ All conversations of an update are held in step: every one that waits for a repl
 decode batch. A logged prompt is a conversation that nobody carries on after the first reply.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -148,7 +148,7 @@ class Collector:
                 if answer.ids:
                     going.append(i)
             live = going
-        scored = self._scored(turns, asked, given)
+        scored = self._scored(turns, asked, given, [talk.prompt.columns for talk in talks])
         return [
             None if made is None else Episode(prompt=t.prompt, turns=made, figures=t.figures())
             for t, made in zip(talks, scored, strict=True)
@@ -159,14 +159,18 @@ class Collector:
         turns: Sequence[Sequence[Turn]],
         asked: Sequence[Sequence[Sequence[Message]]],
         given: Sequence[Sequence[float | None]],
+        columns: Sequence[Mapping[str, Any]],
     ) -> list[tuple[Turn, ...] | None]:
         """Put the rewards of the text beside those of the other side."""
         rows: list[dict[str, float | None]] = [{TOTAL: None} for own in turns for _ in own]
         faults: frozenset[int] = frozenset()
         if self.reward is not None:
+            each = [own for own, talk in zip(columns, turns, strict=True) for _ in talk]
+            names = sorted({name for own in columns for name in own})
             rows = self.reward.breakdown(
                 [messages for own in asked for messages in own],
                 [assistant_message(turn.text) for own in turns for turn in own],
+                **{name: [own.get(name) for own in each] for name in names},
             )
             faults = self.reward.faults
         made: list[tuple[Turn, ...] | None] = []

@@ -4,7 +4,8 @@
     reward     fit the learned reward on the training part; refuse one that does not beat chance
     sft        imitate approved and corrected replies
     ppo        climb it from the logged prompts (or grpo / rloo; or kto / dpo on the ratings alone),
-               or with ``--env`` in conversations with simulated users
+               or with ``--env`` in conversations with simulated users, or on the questions of
+               a task file
     gate       register the candidate, compare it with the adapter in service, write the verdict
 
 Every stage leaves its result in the run's folder. A run that was killed goes on with the first
@@ -38,6 +39,8 @@ from dialog_rl.process import give_back
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.rollout import Sampler, TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
+from dialog_rl.task_gate import HeldOutTasks, judge_on_tasks
+from dialog_rl.tasks import TASK_KINDS
 from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts, Talks
@@ -58,6 +61,7 @@ from dialog_rl.train.reward import (
     require_better_than_chance,
 )
 from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
+from dialog_rl.train.task_data import freeze_tasks, task_answers, task_prompts
 from dialog_rl.verdict import Verdict, read_verdict
 from reward_models.composite import CompositeReward
 
@@ -132,7 +136,11 @@ class _Work:
         self.settings = run.settings()
         self.gate = gate or GateSettings(seed=self.settings.seed)
         self.registry = AdapterRegistry(home)
-        self.domain = None if self.settings.env is None else load_domain(self.settings.env)
+        users = (
+            self.settings.data is None
+        )  # else there are tasks of one turn, which freeze_tasks reads
+        env = self.settings.env
+        self.domain = load_domain(env) if env is not None and users else None
         self.remarks: list[str] = []
         """What the reader of the verdict should know about how the run went."""
 
@@ -141,6 +149,7 @@ class _Work:
         settings, path = self.settings, self.run.path
         started = time.monotonic()
         self.stage("snapshot", 0.0, "reading the feedback")
+        self.tasks = freeze_tasks(path, settings)
         data = freeze_data(self.home, path, settings)
         if settings.num_threads is not None:
             torch.set_num_threads(settings.num_threads)
@@ -221,7 +230,11 @@ class _Work:
                 users = SimulatedUsers(self.domain, self.policy.tokenizer, settings, room)
                 self._ppo(actor, reward, users)
             else:
-                prompts = examples.prompts(data.prompts)
+                prompts = (
+                    examples.prompts(data.prompts)
+                    if self.tasks is None
+                    else task_prompts(examples, self.tasks.train)
+                )
                 require_prompts(prompts)
                 if settings.algo == "ppo":
                     self._ppo(actor, reward, LoggedPrompts(prompts, settings))
@@ -259,7 +272,11 @@ class _Work:
         if not (self.settings.sft or required):
             return
         if not file.exists():
-            rows = examples.approved(data)
+            rows = (
+                examples.approved(data)
+                if self.tasks is None
+                else task_answers(examples, self.tasks.train)
+            )
             if len(rows) < sft.LEAST:
                 sft.require_examples(len(rows), required)
                 self.remarks.append(f"no SFT: only {len(rows)} approved or corrected replies")
@@ -361,6 +378,15 @@ class _Work:
         def told(share: float, text: str) -> None:
             self.stage("gate", share, text)
 
+        if self.tasks is not None:
+            held_out = HeldOutTasks(
+                kind=TASK_KINDS[settings.env or ""],
+                tasks=self.tasks.test,
+                most=settings.test_conversations,
+                weights=settings.rule_weights(),
+                params=settings.rollout_sampling(),
+            )
+            return judge_on_tasks(manager, *sides, held_out, self.gate, progress=told)
         if self.domain is None:
             return judge(
                 manager, *sides, data.test, self.gate, reward_beats_chance=beats, progress=told

@@ -25,6 +25,7 @@ from dialog_rl.llama_runner import LlamaRunner
 from dialog_rl.manager import CONTEXT_BUDGET
 from dialog_rl.precision import bfloat16_is_fast
 from dialog_rl.store import FeedbackStore
+from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
 from dialog_rl.train import sft
 from dialog_rl.train.memory import (
     FLOAT,
@@ -215,6 +216,13 @@ def workload(
         return min(len(render_ids(tokenizer, prompt)), budget)
 
     train, test, conversations = _feedback(home, settings)
+    tasks = None
+    if settings.data is not None:
+        tasks = split_tasks(
+            read_tasks(TASK_KINDS[settings.env or ""], settings.data),
+            test_fraction=settings.test_fraction,
+        )
+        conversations = [task.messages for task in tasks.train]
     prompts = sorted((tokens(p) for p in conversations), reverse=True)
     remarks = []
     if not prompts:
@@ -223,13 +231,21 @@ def workload(
     examples = sorted(
         (
             tokens(prompt) + min(len(render_reply_ids(tokenizer, text)), reply)
-            for prompt, text in approved(train)
+            for prompt, text in (
+                approved(train)
+                if tasks is None
+                else [(task.messages, task.reference) for task in tasks.train if task.reference]
+            )
         ),
         reverse=True,
     )
     imitates = settings.algo == "sft" or (settings.sft and len(examples) >= sft.LEAST)
-    asked = [tokens(p) for p in choose_prompts(test, heldout_dialogues(), GateSettings())]
-    answer = SamplingParams().max_new_tokens
+    if tasks is None:
+        asked = [tokens(p) for p in choose_prompts(test, heldout_dialogues(), GateSettings())]
+        answer = SamplingParams().max_new_tokens
+    else:
+        asked = [tokens(task.messages) for task in tasks.test[: settings.test_conversations]]
+        answer = reply
     ppo = settings.algo == "ppo"
     group = settings.num_generations
     per_batch = settings.batch_size // group
@@ -239,7 +255,9 @@ def workload(
         per_batch,
     )
     row = prompts[0] + group * reply
-    if settings.env is not None:  # whole conversations, as long as the context allows
+    if (
+        settings.env is not None and settings.data is None
+    ):  # whole conversations, as long as the context allows
         prompts, row = [budget], budget + reply
         remarks = [f"conversations are assumed to fill the context of {budget} tokens"]
     decoding = cores if fast else 1

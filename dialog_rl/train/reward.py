@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from dialog_rl.config import TrainSettings
-from dialog_rl.errors import TrainingError
+from dialog_rl.errors import ConfigError, TrainingError
 from dialog_rl.policy import Policy
 from reward_models.base import Judgement, RewardFunction
 from reward_models.composite import CompositeReward
 from reward_models.encoder import Backbone
 from reward_models.learned import LearnedReward
-from reward_models.rules import RULES
 from reward_models.settings import RewardModelSettings, RewardReport
+from reward_models.task_scores import NAMED, PROGRAM_SCORES, TEXT_SCORES
 
 LEARNED = "learned"
 REWARD_FOLDER = "reward_model"
@@ -96,9 +96,14 @@ def build_reward(learned: RewardFunction | None, settings: TrainSettings) -> Com
 
     Raises:
         RewardError: there is no rule of a given name.
+        ConfigError: a rule compares with an answer, and there is no file with answers.
     """
     rules = settings.rule_weights()
-    parts = [(name, RULES[name], w) for name, w in rules.items() if name in RULES]
+    if settings.data is None and (idle := {*TEXT_SCORES, *PROGRAM_SCORES} & set(rules)):
+        raise ConfigError(
+            f"reward {min(idle)} compares with an answer that is known; give --env and --data"
+        )
+    parts = [(name, NAMED[name], w) for name, w in rules.items() if name in NAMED]
     if len(parts) < len(rules):
         CompositeReward.of_rules(rules)  # raises with the list of rules
     if learned is not None:
