@@ -117,6 +117,7 @@ def _load(
     system_prompt: str | None,
 ) -> tuple[ChatService, Callable[[], None]]:
     """Open the store, load the model and begin to warm it up."""
+    from dialog_rl.choosing import choosers
     from dialog_rl.manager import DialogManager
     from dialog_rl.policy import Policy
     from dialog_rl.registry import AdapterRegistry
@@ -127,10 +128,19 @@ def _load(
     manager = DialogManager(
         policy, context_budget=settings.context_budget, params=settings.sampling()
     )
+    registry = AdapterRegistry(home)
+    manager.choosers = choosers(
+        settings.decode,
+        settings.candidates,
+        policy=policy,
+        home=home,
+        registry=registry,
+        versions=[registry.current()],
+    )
     service = ChatService(
         store,
         manager,
-        AdapterRegistry(home),
+        registry,
         settings.sampling(),
         default_system=system_prompt,
     )

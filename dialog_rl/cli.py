@@ -26,7 +26,7 @@ from dialog_rl.config import (
     env_defaults,
 )
 from dialog_rl.errors import ConfigError, DialogRLError
-from dialog_rl.idle_settings import ENV_ONLY, refuse_idle
+from dialog_rl.idle_settings import ENV_ONLY, refuse_idle, refuse_idle_candidates
 from dialog_rl.options import build, given, home_option, options
 from dialog_rl.process import settle
 from dialog_rl.reward.commands import reward
@@ -64,6 +64,7 @@ def cli() -> None:
 def chat(home: Path, model_name_or_path: str | None, **flags: Any) -> None:
     """Open the chat page, where people talk, rate and teach."""
     settings = build(ChatSettings, flags)
+    refuse_idle_candidates(given(ChatSettings), settings.decode)
     from apps.server import run_chat
 
     run_chat(home=home, model_name_or_path=model_name_or_path, settings=settings)
@@ -243,6 +244,7 @@ def simulate(
         idle := {"max_turns", "batch_size"} & {*given(type(settings))}
     ):
         raise ConfigError(f"{min(idle)} has no effect with a task of one turn; leave it out")
+    refuse_idle_candidates(given(SimulateSettings), settings.decode)
     from tqdm import tqdm
 
     from dialog_rl.simulate import simulate as run_simulation

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.errors import ConfigError
 
-Algo = Literal["ppo", "grpo", "rloo", "kto", "dpo", "sft"]
+Algo = Literal["ppo", "grpo", "rloo", "kto", "dpo", "sft", "q"]
 ALGOS: tuple[Algo, ...] = get_args(Algo)
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayerChoice = Literal["all", "top_half", "top_quarter"]
@@ -19,6 +19,9 @@ CreditChoice = Literal["turn", "dialogue"]
 TaskEnvName = Literal["translation", "summarisation", "code"]
 TASK_ENVS: tuple[TaskEnvName, ...] = get_args(TaskEnvName)
 """Environments of one turn with a known answer, read from a file."""
+Decode = Literal["sample", "best_of", "q"]
+ENV_ALGOS: tuple[Algo, ...] = ("ppo", "grpo", "rloo", "sft", "q")
+"""What can learn from conversations with simulated users."""
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:
@@ -43,6 +46,12 @@ def _together(name: str, env: str | None, data: str | None) -> None:
         )
 
 
+def _check_decode(decode: str, candidates: int) -> None:
+    """Refuse an unknown way to reply, or a choice among too few or too many."""
+    _one_of("decode", decode, get_args(Decode))
+    _between("candidates", candidates, 2, 64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatSettings:
     """``dialog-rl chat``."""
@@ -62,6 +71,12 @@ class ChatSettings:
     """Nucleus sampling: keep the likeliest tokens that together reach this probability."""
     max_new_tokens: int = 96
     """Longest reply, in tokens."""
+    decode: Decode = "sample"
+    """How a reply is made: sample draws one; best_of draws several and says the one that the
+    reward model of the home folder likes best; q says the one that the version's Q-function values
+    most (see train --algo q)."""
+    candidates: int = 8
+    """Replies that best_of and q draw at every turn."""
     context_budget: int = 768
     """Longest prompt, in tokens; older turns are left out, the system prompt never."""
     num_threads: int = 0
@@ -72,6 +87,7 @@ class ChatSettings:
         _between("port", self.port, 0, 65535)
         _between("num_threads", self.num_threads, 0, 1024)
         _between("context_budget", self.context_budget, 16, 1_000_000)
+        _check_decode(self.decode, self.candidates)
         self.sampling()
 
     def sampling(self) -> SamplingParams:
@@ -144,6 +160,12 @@ class SimulateSettings:
     """Nucleus sampling: keep the likeliest tokens that together reach this probability."""
     max_new_tokens: int = 96
     """Longest reply, in tokens."""
+    decode: Decode = "sample"
+    """How the model replies: sample draws one; best_of draws several and says the one that the
+    reward model of the home folder likes best; q says the one that the version's Q-function values
+    most, where it has one (see train --algo q)."""
+    candidates: int = 8
+    """Replies that best_of and q draw at every turn."""
     num_threads: int | None = None
     """CPU threads; all cores if not given."""
     seed: int = 0
@@ -155,6 +177,7 @@ class SimulateSettings:
         _between("conversations", self.conversations, 1, 1_000_000)
         _between("batch_size", self.batch_size, 1, 4096)
         _between("max_turns", self.max_turns, 1, 1000)
+        _check_decode(self.decode, self.candidates)
         _between("seed", self.seed, 0, 2**31)
         if self.num_threads is not None:
             _between("num_threads", self.num_threads, 1, 1024)
@@ -183,7 +206,8 @@ class TrainSettings:
     """With env translation, summarisation or code: the task file, JSON Lines."""
     algo: Algo = "ppo"
     """How the policy learns: ppo, grpo or rloo (reward model, then fresh replies), kto or dpo (the
-    ratings themselves), or sft alone (approved and corrected replies)."""
+    ratings themselves), sft alone (approved and corrected replies; with env, successful
+    conversations), or q (a Q-function that picks one of several candidate replies)."""
     seed: int = 0
     """Seed of everything drawn; the same seed on the same machine gives the same adapter."""
     test_fraction: float = 0.3
@@ -243,6 +267,17 @@ class TrainSettings:
     test_conversations: int = 200
     """With env: conversations with unseen users in which the verdict compares both versions; with
     data: held-out lines of the file."""
+
+    total_turns: int = 0
+    """With env: training ends after the update in which this many replies were said to users; 0
+    sets no limit."""
+    candidates: int = 8
+    """q: replies drawn at every turn, of which one is said."""
+    q_steps: int = 200
+    """q: optimizer steps per update."""
+    cql_alpha: float = 1.0
+    """q: weight of the penalty that keeps the value of what nobody tried below what was logged;
+    conversations with simulated users have none."""
 
     total_episodes: int = 1536
     """Fresh replies (with env: conversations) that PPO, GRPO or RLOO samples and learns from."""
@@ -353,8 +388,9 @@ class TrainSettings:
                 f"reward_weights must have one value per reward_funcs "
                 f"({len(self.reward_funcs)}), got {len(self.reward_weights)}"
             )
-        if self.env is not None and self.algo != "ppo":
-            raise ConfigError(f"env needs algo ppo, got {self.algo}")
+        allowed = ENV_ALGOS if self.env not in TASK_ENVS else ("ppo",)
+        if self.env is not None and self.algo not in allowed:
+            raise ConfigError(f"env {self.env} needs algo {', '.join(allowed)}, got {self.algo}")
         _together("env", self.env, self.data)
         users = self.env is not None and self.data is None
         from_user = self.env_reward_weight if users else 0.0
@@ -443,6 +479,10 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("fresh_names", 0.0, 1.0),
     ("max_turns", 1, 1000),
     ("test_conversations", 2, 1_000_000),
+    ("total_turns", 0, 10**9),
+    ("candidates", 2, 64),
+    ("q_steps", 1, 10**6),
+    ("cql_alpha", 0.0, 1e3),
     ("total_episodes", 1, 10**9),
     ("max_seconds", 0.0, 1e9),
     ("batch_size", 2, 65536),

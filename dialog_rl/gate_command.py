@@ -66,6 +66,7 @@ def judge_versions(
     """
     registry, incumbent, lineage = _sides(home, candidate, incumbent)
 
+    from dialog_rl.choosing import QChoosers
     from dialog_rl.corpus import judgements
     from dialog_rl.gate import judge
     from dialog_rl.manager import DialogManager
@@ -77,8 +78,10 @@ def judge_versions(
     finally:
         store.close()
     policy = _serving(registry, model_name_or_path, candidate, incumbent)
+    manager = DialogManager(policy)
+    manager.choosers = QChoosers(policy, registry)
     verdict = judge(
-        DialogManager(policy),
+        manager,
         candidate,
         incumbent,
         rated,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from dialog_rl.candidates import Choice
+from dialog_rl.choosing import Chooser, Choosers, ChosenReply, candidate_seeds
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.errors import DataError, PolicyError
 from dialog_rl.policy import Generation, Policy, TokenStream
@@ -137,6 +139,8 @@ class DialogManager:
         """
         self.policy = policy
         self.params = params or SamplingParams()
+        self.choosers: Choosers = dict[str, Chooser]()
+        """By version: who picks its replies among several candidates; the others just sample."""
         room = context_budget
         positions = getattr(policy.model.config, "max_position_embeddings", None)
         if isinstance(positions, int):
@@ -211,6 +215,8 @@ class DialogManager:
         """
         params = params or self.params
         prompts = [self.build_prompt(messages) for messages in conversations]
+        if model is None and (chooser := self.choosers.get(version)) is not None:
+            return self._chosen(prompts, params, seeds, version, chooser)
         generations = self.policy.generate(
             [prompt.ids for prompt in prompts],
             params,
@@ -231,8 +237,10 @@ class DialogManager:
         seed: int,
         params: SamplingParams | None = None,
         version: str = BASE_VERSION,
-    ) -> StreamingReply:
+    ) -> StreamingReply | ChosenReply:
         """One sampled reply as growing text; the version is fixed now, whatever is promoted later.
+
+        A reply that is picked among several comes in one piece.
 
         Raises:
             DataError: the conversation cannot be used.
@@ -241,8 +249,45 @@ class DialogManager:
         """
         params = params or self.params
         prompt = self.build_prompt(messages)
+        if (chooser := self.choosers.get(version)) is not None:
+            none = Generation(ids=(), logprobs=(), text="", finish_reason="cancelled")
+            return ChosenReply(
+                DraftReply(
+                    prompt=prompt, generation=none, params=params, seed=seed, version=version
+                ),
+                lambda: self._chosen([prompt], params, [seed], version, chooser)[0],
+            )
         tokens = self.policy.stream(prompt.ids, params, seed, version=version)
         return StreamingReply(tokens, prompt, params, seed, version)
+
+    def _chosen(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        version: str,
+        chooser: Chooser,
+    ) -> list[DraftReply]:
+        """Draw several replies to each prompt, all in one batch, and keep the picked ones."""
+        count = chooser.candidates
+        drawn = [s for seed in seeds for s in candidate_seeds(seed, count)]
+        ids = [prompt.ids for prompt in prompts for _ in range(count)]
+        found = self.policy.generate(ids, params, drawn, version=version)
+        places = chooser(
+            [
+                Choice(
+                    messages=p.messages, ids=p.ids, candidates=found[n * count : (n + 1) * count]
+                )
+                for n, p in enumerate(prompts)
+            ]
+        )
+        rows = [n * count + place for n, place in enumerate(places)]
+        return [
+            DraftReply(
+                prompt=p, generation=found[row], params=params, seed=drawn[row], version=version
+            )
+            for p, row in zip(prompts, rows, strict=True)
+        ]
 
     def _check(self, messages: Sequence[Message]) -> None:
         if not messages or messages[-1]["role"] == "assistant":

@@ -1,7 +1,8 @@
 """The adapter registry: immutable versions in folders, and one pointer to the version in service.
 
     adapters/v3-1a2b3c4d/   adapter_model.safetensors, adapter_config.json, lineage.json
-                            (and verdict.json once the gate has spoken)
+                            (q_function.safetensors where replies are picked by value, and
+                            verdict.json once the gate has spoken)
     adapters/CURRENT        JSON {"version", "previous", "promoted_at", "history"}
 
 A version is named by a counter and 8 hex digits of the SHA-256 of its files. Every change is
@@ -27,6 +28,8 @@ from dialog_rl.errors import RegistryError
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+Q_FUNCTION = "q_function.safetensors"
+"""What picks one of several candidates; only versions trained with algo q have it."""
 _LINEAGE = "lineage.json"
 _VERDICT = "verdict.json"
 _NAME = re.compile(r"v([0-9]{1,9})-([0-9a-f]{8})")
@@ -90,7 +93,7 @@ class AdapterRegistry:
             self._sweep()
             made = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
             try:
-                for name in (WEIGHTS, CONFIG):
+                for name in _files(adapter_dir):
                     shutil.copyfile(adapter_dir / name, made / name)
                 version = f"v{self._next_number()}-{_digest(made)}"
                 _write(made / _LINEAGE, dict(lineage))
@@ -274,9 +277,14 @@ def _number(version: str) -> int:
     return int(match.group(1)) if match else 0
 
 
+def _files(folder: Path) -> Sequence[str]:
+    """Names of the files that make a version what it is."""
+    return (WEIGHTS, CONFIG, *([Q_FUNCTION] if (folder / Q_FUNCTION).is_file() else []))
+
+
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in (WEIGHTS, CONFIG):
+    for name in _files(folder):
         with (folder / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:8]

@@ -27,6 +27,7 @@ from dialog_rl.writing import Claims, FinishedReply, PairStream, ReplyStream
 from reward_models.base import Message
 
 if TYPE_CHECKING:
+    from dialog_rl.choosing import ChosenReply
     from dialog_rl.manager import DialogManager, DraftReply, StreamingReply
     from dialog_rl.registry import AdapterRegistry
 
@@ -211,7 +212,7 @@ class ChatService:
         """Start one reply from the version in service."""
         version = self._serving.version()
 
-        def draw(seed: int | None = None) -> "StreamingReply":
+        def draw(seed: int | None = None) -> "StreamingReply | ChosenReply":
             seed = random.getrandbits(31) if seed is None else seed
             return self._manager.stream(messages, params=self._params, seed=seed, version=version)
 

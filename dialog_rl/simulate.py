@@ -249,7 +249,9 @@ def simulate(
     Raises:
         DataError: the domain cannot be loaded, or its catalogue does not fit the model's context.
         RegistryError: there is no such version.
-        PolicyError: the model or an adapter cannot be loaded.
+        PolicyError: the model, an adapter or a Q-function cannot be loaded.
+        ConfigError: decode q, and no version has a Q-function.
+        RewardError: decode best_of, and there is no reward model in the home folder.
     """
     domain = load_domain(settings.domain)
     from dialog_rl.registry import AdapterRegistry
@@ -259,6 +261,7 @@ def simulate(
     folders = {v: registry.path(v) for v in versions if v not in (BASE_VERSION, SCRIPTED)}
     manager = None
     if any(version != SCRIPTED for version in versions):
+        from dialog_rl.choosing import choosers
         from dialog_rl.manager import DialogManager
         from dialog_rl.policy import Policy
 
@@ -266,6 +269,14 @@ def simulate(
         for version, folder in folders.items():
             policy.add_version(version, folder)
         manager = DialogManager(policy, params=settings.sampling())
+        manager.choosers = choosers(
+            settings.decode,
+            settings.candidates,
+            policy=policy,
+            home=home,
+            registry=registry,
+            versions=[version for version in versions if version != SCRIPTED],
+        )
 
     def make_env() -> DialogEnv:
         return DialogEnv(domain, split=settings.split, max_turns=settings.max_turns)

@@ -10,6 +10,7 @@ from dialog_rl.conversation import Reply
 from dialog_rl.errors import Busy
 
 if TYPE_CHECKING:
+    from dialog_rl.choosing import ChosenReply
     from dialog_rl.manager import DraftReply, StreamingReply
 
 FinishedReply = Callable[["DraftReply"], Reply]
@@ -28,12 +29,12 @@ class ReplyStream:
 
     def __init__(
         self,
-        draft: "StreamingReply",
+        draft: "StreamingReply | ChosenReply",
         finish: FinishedReply,
         release: Callable[[], None],
         *,
         unlike: "ReplyStream | None" = None,
-        redraw: "Callable[[], StreamingReply] | None" = None,
+        redraw: "Callable[[], StreamingReply | ChosenReply] | None" = None,
     ) -> None:
         """Wrap a draft that is being written.
 

@@ -62,14 +62,14 @@ class Backbone:
         return cls(model.eval().requires_grad_(False), tokenizer, str(name_or_path))
 
 
-def _trunk(model: nn.Module) -> nn.Module:
+def trunk_of(model: nn.Module) -> nn.Module:
     """Return the model without its language-model head."""
     prefix = getattr(model, "base_model_prefix", "")
     inner = getattr(model, prefix, None) if prefix else None
     return inner if isinstance(inner, nn.Module) else model
 
 
-def _two_depths(trunk: nn.Module, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+def two_depths(trunk: nn.Module, **inputs: Any) -> tuple[Tensor, Tensor]:
     """What enters the layer in the middle, and the last hidden states, each (B, T, hidden).
 
     transformers' ``output_hidden_states`` would keep every layer's output to the end of the pass.
@@ -108,7 +108,7 @@ class Reader:
         self.backbone = backbone
         self.context_tokens = context_tokens
         self.reply_tokens = reply_tokens
-        self.trunk = _trunk(backbone.model)
+        self.trunk = trunk_of(backbone.model)
 
     def with_trunk(self, trunk: nn.Module) -> "Reader":
         """Return a reader that reads with another module over the same weights (an adapter)."""
@@ -208,7 +208,7 @@ class Reader:
             reply[row, begin : len(ids)] = 1
         dtype = self.backbone.autocast_dtype
         with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            middle, last = _two_depths(
+            middle, last = two_depths(
                 trunk or self.trunk,
                 input_ids=inputs.to(device),
                 attention_mask=mask.long().to(device),

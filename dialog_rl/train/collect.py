@@ -69,6 +69,21 @@ class Talks(Protocol):
         ...
 
 
+class Picker(Protocol):
+    """Answers conversations as a sampler does, but looks at what was said in them."""
+
+    def __call__(
+        self,
+        numbers: Sequence[int],
+        messages: Sequence[Sequence[Message]],
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        decoder: nn.Module,
+    ) -> Sequence[SampledReply]:
+        """One reply to each conversation; ``numbers`` says which of the update's they are."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoggedTalk:
     """A logged prompt; nobody answers the reply to it."""
@@ -113,6 +128,8 @@ class Collector:
     reward: CompositeReward | None
     """Scores every reply as text; None where the other side's reward is all there is."""
     settings: TrainSettings
+    picker: Picker | None = None
+    """Answers in the sampler's place."""
 
     def __call__(self, update: int, decoder: nn.Module) -> list[Episode | None]:
         """Return the episodes of an update; None for one that cannot be learned from.
@@ -133,10 +150,12 @@ class Collector:
         seeds = sampling_seeds(update * size, size, self.settings.seed)
         live = list(range(size))
         while live:
-            replies = self.sampler(
-                [ids[i] for i in live],
-                [seeds[i] + _TURN_STRIDE * len(turns[i]) for i in live],
-                decoder,
+            now = [seeds[i] + _TURN_STRIDE * len(turns[i]) for i in live]
+            prompts = [ids[i] for i in live]
+            replies = (
+                self.sampler(prompts, now, decoder)
+                if self.picker is None
+                else self.picker(live, [talks[i].messages for i in live], prompts, now, decoder)
             )
             going = []
             for i, reply in zip(live, replies, strict=True):

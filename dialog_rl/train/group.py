@@ -70,11 +70,23 @@ class _RLOO(_OurReplies, RLOOTrainer):  # type: ignore[misc]
         return self.reply_ids(prompt_ids)
 
 
-class _Clock(TrainerCallback):
-    """Ends the run after the batch in which its time is up, and tells where it is."""
+class Clock(TrainerCallback):
+    """Ends the run after the batch in which its time or its turns are up; tells where it is."""
 
-    def __init__(self, settings: TrainSettings, tell: Callable[[float, str], None]) -> None:
-        self._settings, self._tell = settings, tell
+    def __init__(
+        self,
+        settings: TrainSettings,
+        tell: Callable[[float, str], None],
+        turns: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Start it.
+
+        Args:
+            settings: ``max_seconds``, ``total_turns``.
+            tell: is given the share done and a few words.
+            turns: replies said to simulated users so far.
+        """
+        self._settings, self._tell, self._turns = settings, tell, turns
         self._per_batch = settings.num_mini_batches * settings.num_ppo_epochs
         self._started = time.monotonic()
 
@@ -86,7 +98,7 @@ class _Clock(TrainerCallback):
         done = max(state.global_step / max(1, state.max_steps), seconds / most if most else 1.0)
         batches = state.global_step // self._per_batch
         self._tell(min(1.0, done), f"update {batches}/{state.max_steps // self._per_batch}")
-        if seconds >= most:
+        if seconds >= most or 0 < self._settings.total_turns <= self._turns():
             control.should_training_stop = True
 
 
@@ -130,7 +142,7 @@ def _reward_function(reward: CompositeReward, size: int) -> Callable[..., list[f
     return total
 
 
-def _arguments(actor: Actor, settings: TrainSettings, folder: Path) -> dict[str, Any]:
+def group_arguments(actor: Actor, settings: TrainSettings, folder: Path) -> dict[str, Any]:
     """What GRPO's and RLOO's configurations share."""
     per_batch = settings.num_mini_batches * settings.num_ppo_epochs
     return {
@@ -184,13 +196,18 @@ def train_group(
     trainer_class, config_class = kinds[settings.algo]
     trainer = trainer_class(
         model=actor.policy,
-        args=config_class(**_arguments(actor, settings, folder)),
+        args=config_class(**group_arguments(actor, settings, folder)),
         reward_funcs=_reward_function(reward, settings.num_generations),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[LogCallback(log), _Clock(settings, tell)],
+        callbacks=[LogCallback(log), Clock(settings, tell)],
     )
     trainer.draws = _Draws(actor, sampler, settings.seed)
     run_quietly(trainer)
+    drop_reference(actor)
+
+
+def drop_reference(actor: Actor) -> None:
+    """Take TRL's copy of the first adapter off the policy."""
     if REFERENCE in actor.policy.peft_config:
         actor.policy.delete_adapter(REFERENCE)

@@ -4,8 +4,9 @@
     reward     fit the learned reward on the training part; refuse one that does not beat chance
     sft        imitate approved and corrected replies
     ppo        climb it from the logged prompts (or grpo / rloo; or kto / dpo on the ratings alone),
-               or with ``--env`` in conversations with simulated users, or on the questions of
-               a task file
+               or with ``--env`` in conversations with simulated users (or grpo / rloo / sft there),
+               or on the questions of a task file; or q: learn which of several candidate replies
+               to say
     gate       register the candidate, compare it with the adapter in service, write the verdict
 
 Every stage leaves its result in the run's folder. A run that was killed goes on with the first
@@ -25,6 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
+from dialog_rl.candidates import CandidateReader
+from dialog_rl.choosing import QChoosers
 from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
@@ -36,6 +39,7 @@ from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Generation, Policy
 from dialog_rl.precision import Precision
 from dialog_rl.process import give_back
+from dialog_rl.q_function import QCard, QFunction
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.rollout import Sampler, TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
@@ -47,10 +51,12 @@ from dialog_rl.train.collect import Collector, LoggedPrompts, Talks
 from dialog_rl.train.compute import autocast_dtype, choose_dtype
 from dialog_rl.train.dialogues import SimulatedUsers
 from dialog_rl.train.group import train_group
+from dialog_rl.train.group_dialogues import train_group_with_users
 from dialog_rl.train.plots import draw_plots
 from dialog_rl.train.ppo import DialogPPOTrainer
 from dialog_rl.train.preference import train_dpo, train_kto
 from dialog_rl.train.progress import BAR, Progress, RunCallback, Teller
+from dialog_rl.train.q import learn_q
 from dialog_rl.train.reward import (
     REWARD_FOLDER,
     WeakReward,
@@ -61,6 +67,7 @@ from dialog_rl.train.reward import (
     require_better_than_chance,
 )
 from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
+from dialog_rl.train.successes import successes
 from dialog_rl.train.task_data import freeze_tasks, task_answers, task_prompts
 from dialog_rl.verdict import Verdict, read_verdict
 from reward_models.composite import CompositeReward
@@ -136,11 +143,12 @@ class _Work:
         self.settings = run.settings()
         self.gate = gate or GateSettings(seed=self.settings.seed)
         self.registry = AdapterRegistry(home)
-        users = (
-            self.settings.data is None
-        )  # else there are tasks of one turn, which freeze_tasks reads
+        # With data there are tasks of one turn, which freeze_tasks reads.
+        users = self.settings.data is None
         env = self.settings.env
         self.domain = load_domain(env) if env is not None and users else None
+        self.q: tuple[QFunction, QCard] | None = None
+        """What was learned to pick replies with."""
         self.remarks: list[str] = []
         """What the reader of the verdict should know about how the run went."""
 
@@ -219,16 +227,20 @@ class _Work:
             autocast_dtype=autocast_dtype(head["dtype"]),
             seed=settings.seed,
         )
-        if settings.algo in ("ppo", "grpo", "rloo"):
+        if settings.algo == "q":
+            self._q(actor, examples, data)
+        elif settings.algo == "sft" and self.domain is not None:
+            self._sft_on_successes(actor, self._users(examples))
+        elif settings.algo in ("ppo", "grpo", "rloo"):
             # Fitted first: a reward that cannot be learned should cost no further minute.
             reward = self._reward(data)
             give_back()
             self._sft(actor, examples, data, required=False)
             give_back()
-            if self.domain is not None:
-                room = examples.manager.context_budget
-                users = SimulatedUsers(self.domain, self.policy.tokenizer, settings, room)
-                self._ppo(actor, reward, users)
+            if self.domain is not None and settings.algo == "ppo":
+                self._ppo(actor, reward, self._users(examples))
+            elif self.domain is not None:
+                self._group_with_users(actor, reward, self._users(examples))
             else:
                 prompts = (
                     examples.prompts(data.prompts)
@@ -261,7 +273,15 @@ class _Work:
             self.remarks.append(f"{examples.left_out} prompts or replies were too long to use")
         beside = path / "adapter.tmp"
         actor.save_adapter(beside)
+        if self.q is not None:
+            self.q[0].save(beside, self.q[1])
         beside.rename(path / "adapter")
+
+    def _users(self, examples: Examples) -> SimulatedUsers:
+        """Whom the policy talks with."""
+        assert self.domain is not None
+        room = examples.manager.context_budget
+        return SimulatedUsers(self.domain, self.policy.tokenizer, self.settings, room)
 
     def _logger(self, stage: str) -> Callable[[dict[str, float]], None]:
         return lambda figures: self.run.log_metrics({"stage": stage, **figures})
@@ -336,6 +356,62 @@ class _Work:
             lambda share, text: self.stage(algo, share, text),
         )
 
+    def _group_with_users(
+        self, actor: Actor, reward: CompositeReward | None, users: SimulatedUsers
+    ) -> None:
+        """GRPO or RLOO on whole conversations; one that was cut off starts again."""
+        algo = self.settings.algo
+        train_group_with_users(
+            actor,
+            self.policy.tokenizer,
+            Collector(users, self._sampler(), reward, self.settings),
+            self.settings,
+            self.run.path / "checkpoints",
+            self._logger(algo),
+            lambda share, text: self.stage(algo, share, text),
+        )
+
+    def _sft_on_successes(self, actor: Actor, users: SimulatedUsers) -> None:
+        """Imitate the conversations that gave users what they wanted."""
+        collector = Collector(users, self._sampler(), None, self.settings)
+        found = successes(
+            collector,
+            actor.decoder(),
+            self.settings,
+            self._logger("collect"),
+            lambda share, text: self.stage("sft", share, text),
+        )
+        sft.imitate_episodes(actor, found, self.settings, self._logger("sft"))
+
+    def _q(self, actor: Actor, examples: Examples, data: RunData) -> None:
+        """Q-learning over candidates of the policy as it is; one that was cut off starts again."""
+        settings = self.settings
+        reward = self._reward(data)
+        give_back()
+        talks = None if self.domain is None else self._users(examples)
+        reader = CandidateReader(self.policy.model, autocast_dtype(self.head["dtype"]))
+        q, turns = learn_q(
+            data,
+            examples,
+            reader,
+            self._sampler(),
+            reward,
+            talks,
+            settings,
+            actor.decoder(),
+            self._logger("q"),
+            lambda share, text: self.stage("q", share, text),
+        )
+        self.q = (
+            q,
+            QCard(
+                base_id=self.policy.base_id,
+                width=reader.width,
+                candidates=settings.candidates,
+                turns=turns,
+            ),
+        )
+
     def _ppo(self, actor: Actor, reward: CompositeReward | None, talks: Talks) -> None:
         """PPO, from its last checkpoint if there is one."""
         trainer = DialogPPOTrainer(
@@ -373,6 +449,7 @@ class _Work:
         """Ask held-out people, or unseen simulated users where such users were trained on."""
         settings = self.settings
         manager, sides = DialogManager(self.policy), (version, self.head["incumbent"])
+        manager.choosers = QChoosers(self.policy, self.registry)
         beats = fitted_beats_chance(self.run.path / REWARD_FOLDER)
 
         def told(share: float, text: str) -> None:

@@ -144,7 +144,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         if progress.update == 0:
             self.save()
         stopped: str | None = None
-        while progress.update < self.state.max_steps and progress.seconds < settings.max_seconds:
+        while progress.update < self.state.max_steps and not progress.over(settings):
             started = time.monotonic()
             batch = self.sample()
             scores = self.score(batch)
@@ -154,6 +154,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
                 break
             figures = self.improve(batch, scores)
             progress.update += 1
+            progress.turns += len(batch.turns)
             progress.seconds += time.monotonic() - started
             self.report(batch, scores, figures)
             self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)

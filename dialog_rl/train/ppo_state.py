@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from dialog_rl.config import TrainSettings
 from dialog_rl.train.actor import Scored, Trunk
 
 
@@ -16,10 +17,17 @@ class Progress:
     score_mean: float = 0.0
     score_std: float = 1.0
     seconds: float = 0.0
+    turns: int = 0
+    """Replies learned from."""
     dropped: int = 0
     """Episodes left out because a reward was not finite or none had an opinion."""
     first: dict[str, float] = field(default_factory=dict)
     """Health of the first batch, which later ones are held against."""
+
+    def over(self, settings: TrainSettings) -> bool:
+        """Whether the time or the turns that the settings allow are up."""
+        by_turns = 0 < settings.total_turns <= self.turns
+        return by_turns or self.seconds >= settings.max_seconds
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 Cross-entropy on the reply tokens only, the end token included; the frozen layers' output is
 computed once and reused by every epoch. Run by ``dialog-rl train`` before PPO, or alone with
-``--algo sft``.
+``--algo sft``; with ``--env`` on the conversations that ended well (``successes.py``).
 """
 
 from collections.abc import Callable, Sequence
@@ -52,6 +52,16 @@ def imitate(
         Episode(prompt=prompt, turns=(Turn(ids=reply, logprobs=(0.0,) * len(reply)),))
         for prompt, reply in examples
     ]
+    imitate_episodes(actor, episodes, settings, log)
+
+
+def imitate_episodes(
+    actor: Actor,
+    episodes: Sequence[Episode],
+    settings: TrainSettings,
+    log: Callable[[dict[str, float]], None],
+) -> None:
+    """As :func:`imitate`, for whole conversations: every sampled token of theirs is imitated."""
     batch = make_batch(episodes, ROWS, actor.device)
     trunks = [actor.trunk(p) for p in batch.passes]
     parameters = list(actor.adapter_parameters().values())
@@ -69,4 +79,4 @@ def imitate(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             loss_sum, done = loss_sum + float(loss.detach()), done + 1
-        log({"step": epoch + 1, "loss": loss_sum / len(batch.passes), "examples": len(examples)})
+        log({"step": epoch + 1, "loss": loss_sum / len(batch.passes), "examples": len(episodes)})

@@ -9,11 +9,12 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dialog_rl.cli import main
 from dialog_rl.config import ENV_DEFAULTS, GateSettings, TrainSettings
 from dialog_rl.errors import ConfigError
-from dialog_rl.registry import AdapterRegistry
+from dialog_rl.registry import Q_FUNCTION, WEIGHTS, AdapterRegistry
 from dialog_rl.runs import Run, list_runs
 from dialog_rl.train.pipeline import train
 from tests.fakes import save_tiny_model
@@ -130,7 +131,10 @@ def test_settings_that_would_do_nothing_are_refused(tmp_path, capsys):
             ["--env", "concierge", "--credit", "dialogue", "--turn_gamma", "0.9"],
             "turn_gamma has no effect with credit dialogue",
         ),
-        (["--env", "concierge", "--algo", "grpo"], "env needs algo ppo, got grpo"),
+        (["--env", "concierge", "--algo", "kto"], "env concierge needs algo ppo, grpo, rloo, sft, q"),
+        (["--env", "concierge", "--algo", "grpo", "--credit", "turn"], "credit has no effect with"),
+        (["--env", "concierge", "--algo", "sft", "--turn_cost", "1"], "turn_cost has no effect"),
+        (["--candidates", "4"], "candidates has no effect with ppo (only with q)"),
         (["--env", "concierge", "--env_reward_weight", "0"], "no reward"),
     ):
         assert main(["train", "--home", str(tmp_path), *flags]) == 3
@@ -154,3 +158,67 @@ def test_settings_for_simulated_users_need_no_ratings_and_can_be_changed():
     assert mixed.max_seconds == ENV_DEFAULTS["max_seconds"]
     with pytest.raises(ConfigError, match="no reward"):
         TrainSettings.with_env("concierge", env_reward_weight=0.0)
+
+
+@pytest.mark.parametrize("algo", ["grpo", "rloo"])
+def test_the_other_algorithms_learn_from_conversations_too(tmp_path, model, domain, algo):
+    torch.set_num_threads(1)
+    changes = {**SMALL, "algo": algo, "total_episodes": 16, "learning_rate": 0.01}
+    result = train(
+        TrainSettings.with_env(domain, **changes),
+        tmp_path,
+        model_name_or_path=model,
+        show_progress=False,
+        gate=QUICK,
+    )
+    (info,) = AdapterRegistry(tmp_path).list()
+    assert info.lineage["algo"] == algo
+    assert any(t.abs().max() > 0 for n, t in load_file(info.path / WEIGHTS).items() if "_B" in n)
+    records = Run(result.folder).metrics()
+    updates = [r for r in records if "reward" in r]
+    assert len(updates) == 2
+    assert all(r["dialogues/turns"] >= 1 for r in updates)
+
+
+def test_a_q_function_is_learned_judged_registered_and_picks_the_replies(
+    tmp_path, model, domain, capsys
+):
+    torch.set_num_threads(1)
+    changes = {**SMALL, "algo": "q", "total_episodes": 40, "candidates": 3, "q_steps": 5}
+    result = train(
+        TrainSettings.with_env(domain, **changes, total_turns=40),
+        tmp_path,
+        model_name_or_path=model,
+        show_progress=False,
+        gate=QUICK,
+    )
+    (info,) = AdapterRegistry(tmp_path).list()
+    assert info.lineage["algo"] == "q"
+    assert (info.path / Q_FUNCTION).read_bytes() == (
+        result.folder / "adapter" / Q_FUNCTION
+    ).read_bytes()
+    weights = load_file(info.path / WEIGHTS)  # the policy is the base's: nothing added
+    assert all(t.abs().max() == 0 for n, t in weights.items() if "lora_B" in n)
+    updates = [r for r in Run(result.folder).metrics() if r.get("stage") == "q"]
+    assert updates[0]["q/epsilon"] == 1.0
+    assert updates[-1]["turns"] >= 40 > (updates[-2]["turns"] if len(updates) > 1 else 0)
+    verdict = json.loads((result.folder / "verdict.json").read_text())
+    assert "success" in {m["name"] for m in verdict["measures"]}
+    flags = ["--conversations", "4", "--max_turns", "3", "--num_threads", "1", "--temperature", "1"]
+    folder = tmp_path / "talks"
+    common = ["--home", str(tmp_path), "--model_name_or_path", model, "--domain", domain, *flags]
+    both = ["--version", info.version, "--version", "base", "--output_dir", str(folder)]
+    assert main(["simulate", *common, *both, "--decode", "q", "--candidates", "3"]) == 0
+    talks = [json.loads(x) for x in (folder / "transcripts.jsonl").read_text().splitlines()]
+    by_version = {
+        v: [s["reply"] for t in talks if t["version"] == v for s in t["steps"]]
+        for v in (info.version, "base")
+    }
+    assert by_version[info.version] != by_version["base"]  # the same policy, but picked
+    capsys.readouterr()
+    assert main(["simulate", *common, "--decode", "q"]) == 3
+    assert "decode q needs a version with a Q-function, base has none" in capsys.readouterr().err
+    assert main(["simulate", *common, "--candidates", "3"]) == 3
+    assert "candidates has no effect with decode sample" in capsys.readouterr().err
+    assert main(["simulate", *common, "--decode", "best_of"]) == 1
+    assert "holds no reward model" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from dialog_rl.conversation import Conversation, Reply, SamplingParams
 from dialog_rl.errors import NotEnoughFeedback, NotFound
 from dialog_rl.feedback import FeedbackEvent
 from dialog_rl.registry import AdapterRegistry
-from dialog_rl.runs import list_runs
+from dialog_rl.runs import Run, list_runs
 from dialog_rl.store import FeedbackStore
 from dialog_rl.train import standings
 from dialog_rl.train.checkpoints import load_checkpoint
@@ -296,3 +296,20 @@ def _runs(home):
     folder = home / "runs"
     found = folder.iterdir() if folder.is_dir() else []
     return [Run(p) for p in found if (p / "settings.json").is_file()]
+
+
+def test_a_q_function_is_learned_from_logged_conversations_alone(tmp_path, model):
+    fill(tmp_path)
+    changes = {"algo": "q", "candidates": 2, "q_steps": 20, "total_episodes": 16}
+    result = run(tmp_path, model, reward_funcs=("length",), learned_reward_weight=0.0, **changes)
+    assert result.version is not None
+    (info,) = AdapterRegistry(tmp_path).list()
+    assert (info.path / "q_function.safetensors").is_file()
+    learned = [r for r in list_runs_metrics(tmp_path) if r.get("stage") == "q"]
+    assert len(learned) == 2
+    assert learned[0]["turns"] == 16
+
+
+def list_runs_metrics(home):
+    (status,) = list_runs(home)
+    return Run(home / "runs" / status.run_id).metrics()
