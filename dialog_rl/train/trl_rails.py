@@ -20,8 +20,9 @@ class LogCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        """Pass one record on."""
-        self._log({"step": state.global_step, **(logs or {})})
+        """Pass one record on; the summary at the end would replace the last update's."""
+        if logs and "train_runtime" not in logs:
+            self._log({"step": state.global_step, **logs})
 
 
 def shared_arguments(actor: Actor, settings: TrainSettings, folder: Path) -> dict[str, Any]:
