@@ -139,7 +139,7 @@ def test_settings_that_would_do_nothing_are_refused(
         (["train", "--env=translation"], "go together"),
         (["train", f"--data={data}"], "go together"),
         (["train", *task, "--reward_funcs=unit_tests"], "unit_tests has no opinion on env"),
-        (["train", *task, "--algo=grpo"], "env needs algo ppo"),
+        (["train", *task, "--algo=grpo"], "needs algo ppo"),
         (
             ["simulate", "--domain=translation", f"--data={data}", "--max_turns=3"],
             "max_turns has no effect with a task of one turn",
