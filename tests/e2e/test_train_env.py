@@ -131,7 +131,10 @@ def test_settings_that_would_do_nothing_are_refused(tmp_path, capsys):
             ["--env", "concierge", "--credit", "dialogue", "--turn_gamma", "0.9"],
             "turn_gamma has no effect with credit dialogue",
         ),
-        (["--env", "concierge", "--algo", "kto"], "env concierge needs algo ppo, grpo, rloo, sft, q"),
+        (
+            ["--env", "concierge", "--algo", "kto"],
+            "env concierge needs algo ppo, grpo, rloo, sft, q",
+        ),
         (["--env", "concierge", "--algo", "grpo", "--credit", "turn"], "credit has no effect with"),
         (["--env", "concierge", "--algo", "sft", "--turn_cost", "1"], "turn_cost has no effect"),
         (["--candidates", "4"], "candidates has no effect with ppo (only with q)"),
