@@ -50,6 +50,36 @@ def turn_scores(totals: Tensor, rewards: Sequence[Sequence[float]]) -> Tensor:
     return torch.tensor([x for own in shared for x in own], dtype=totals.dtype)
 
 
+def moved_rewards(
+    mask: Tensor, marks: Sequence[Sequence[tuple[int, float]]], *, scale: float = 1.0
+) -> Tensor:
+    """Move rewards from the ends of turns to the tokens that earned them; each turn's sum stays.
+
+    A penalty at the end of a reply blames all of its tokens; at the wrong word it spares what is
+    said after it, and with lam below 1 most of what was said before.
+
+    Args:
+        mask: [B, T] bool.
+        marks: for each turn, row by row, places counted from the turn's first token, with rewards.
+        scale: factor of all rewards.
+
+    Returns:
+        [B, T], to be added to :func:`token_rewards`.
+
+    >>> mask = torch.tensor([[True, True, True, False, True]])
+    >>> moved_rewards(mask, [[(1, -1.0)], []]).tolist()    # two turns: three tokens, then one
+    [[0.0, -1.0, 1.0, 0.0, 0.0]]
+    """
+    moved = torch.zeros(mask.shape, device=mask.device)
+    before = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], dim=1)
+    starts, ends = (mask & ~before).nonzero().tolist(), turn_ends(mask).nonzero().tolist()
+    for (row, start), (_, end), own in zip(starts, ends, marks, strict=True):
+        for place, reward in own:
+            moved[row, start + place] += scale * reward
+            moved[row, end] -= scale * reward
+    return moved
+
+
 def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, mask: Tensor) -> Tensor:
     """Reward of each token: -kl_coef * kl everywhere, plus each turn's score on its last token.
 

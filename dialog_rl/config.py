@@ -15,7 +15,7 @@ Algo = Literal["ppo", "grpo", "rloo", "kto", "dpo", "sft", "q"]
 ALGOS: tuple[Algo, ...] = get_args(Algo)
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayerChoice = Literal["all", "top_half", "top_quarter"]
-CreditChoice = Literal["turn", "dialogue"]
+CreditChoice = Literal["token", "turn", "dialogue"]
 TaskEnvName = Literal["translation", "summarisation", "code"]
 TASK_ENVS: tuple[TaskEnvName, ...] = get_args(TaskEnvName)
 """Environments of one turn with a known answer, read from a file."""
@@ -318,8 +318,9 @@ class TrainSettings:
     lam: float = 0.95
     """GAE's lambda."""
     credit: CreditChoice = "turn"
-    """With env: turn puts every turn's reward on its own end token, dialogue puts the sum on the
-    last one, as if the conversation were one reply."""
+    """With env: turn puts every turn's reward on its own end token; token does so too, but takes
+    grounding_cost off where the wrong fact stands; dialogue puts the sum on the last end token, as
+    if the conversation were one reply."""
     turn_gamma: float = 1.0
     """With env: discount from one turn to the next."""
     turn_lam: float = 1.0
@@ -363,7 +364,7 @@ class TrainSettings:
         _one_of("init_from", self.init_from, ("incumbent", "base"))
         _one_of("lora_layers", self.lora_layers, ("all", "top_half", "top_quarter"))
         _one_of("kl_estimator", self.kl_estimator, ("k1", "k3"))
-        _one_of("credit", self.credit, ("turn", "dialogue"))
+        _one_of("credit", self.credit, ("token", "turn", "dialogue"))
         _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
         for name, low, high in _RANGES:
             value = getattr(self, name)

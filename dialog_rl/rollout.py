@@ -42,6 +42,8 @@ class Turn:
     """Total reward of this turn, not yet standardised."""
     parts: Mapping[str, float | None] = field(default_factory=dict)
     """Score of each reward by name; None where it has no opinion."""
+    marks: tuple[tuple[int, float], ...] = ()
+    """What part of the score belongs to which token: place in ``ids`` and reward."""
     after: tuple[int, ...] = ()
     """Ids up to the next reply, which nobody sampled; empty after the last."""
 

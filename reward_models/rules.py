@@ -18,6 +18,7 @@ from reward_models.wording import (
     NOT_NAMES,
     NUMBER,
     NUMBER_WORDS,
+    OPENERS,
     PHONE,
     POLITE,
     RUDE,
@@ -188,8 +189,10 @@ def claims(reply: str) -> list[str]:
     """List what a reply states as fact: names, and numbers of two digits or more or with a price.
 
     A name is a run of capitalised words, also with a small joining word inside. One capitalised
-    word at the start of a sentence is not taken for a name.
+    word at the start of a sentence is not taken for a name, nor is a word of advice ("try") there.
 
+    >>> claims("Try Golden Fern.")
+    ['golden fern']
     >>> claims("Sure. The Golden Lion is on Mill Road, phone 2231, about £9 for 2.")
     ['golden lion', 'mill road', '2231', '9']
     """
@@ -211,7 +214,8 @@ def claims(reply: str) -> list[str]:
                 run = []
             end = match.end()
         for start, name in runs:
-            kept = name[1:] if name[0] in ("the", "a", "an") else name
+            opens = start == 0 and name[0] in OPENERS
+            kept = name[1:] if opens or name[0] in ("the", "a", "an") else name
             if kept and not (start == 0 and len(name) == 1):
                 found.append(" ".join(kept))
         for number in NUMBER.finditer(sentence):

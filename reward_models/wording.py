@@ -125,6 +125,10 @@ NOT_NAMES = _set(
     " english wifi wi-fi am pm"
 )
 """Words written with a capital that are no claim about the world."""
+OPENERS = _set(
+    "try consider visit see call phone ring book reserve take choose pick ask contact check"
+)
+"""Words that may open a sentence right before a name: "Try Golden Fern"."""
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 CURRENCY = re.compile(r"[$€£¥]\s*$")

@@ -17,6 +17,8 @@ from reward_models.base import Message
 MAX_REPLY_CHARS = 4_000
 """Longest action."""
 MAX_OBSERVATION_CHARS = 400_000
+MOST_ERRORS = 3
+"""Wrong facts of a reply that count."""
 
 
 class ChatText(Text):
@@ -47,7 +49,7 @@ class RewardWeights:
     turn: float = -0.05
     """For every reply."""
     grounding_error: float = -0.1
-    """For every wrong fact in a reply, at most three counted."""
+    """For every wrong fact in a reply, at most :data:`MOST_ERRORS` counted."""
     success: float = 1.0
     """When the user leaves and everything that the domain asks for holds."""
     failure: float = -0.5
@@ -158,6 +160,14 @@ class DialogEnv(gymnasium.Env[str, str]):
         self._over = False
         return transcript(self.messages), self._info({}, success=False)
 
+    def error_places(self, reply: str) -> tuple[int, ...]:
+        """Where the wrong facts of a reply would stand, if it were said now.
+
+        Returns:
+            For each wrong fact, after how many characters it is there.
+        """
+        return self.user.error_places(reply, self.messages)
+
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Say something to the user.
 
@@ -186,7 +196,7 @@ class DialogEnv(gymnasium.Env[str, str]):
         weights = self.weights
         parts = {
             "turn": weights.turn,
-            "grounding": weights.grounding_error * min(errors, 3),
+            "grounding": weights.grounding_error * min(errors, MOST_ERRORS),
             "outcome": (weights.success if success else weights.failure) if terminated else 0.0,
         }
         info = self._info(parts, success=success)

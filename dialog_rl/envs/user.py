@@ -18,7 +18,7 @@ import numpy as np
 
 from dialog_rl.envs.domain import Check, Entry
 from dialog_rl.envs.task import Task, fits
-from dialog_rl.envs.understanding import Heard, understand
+from dialog_rl.envs.understanding import Heard, error_places, understand
 from dialog_rl.envs.wording import Wording, draw_persona
 from reward_models.base import Message
 from reward_models.wording import NUMBER_WORDS
@@ -118,14 +118,7 @@ class AgendaUser:
             reply: what the assistant said.
             messages: the conversation before it, system prompt first.
         """
-        heard = understand(
-            reply,
-            domain=self.task.domain,
-            catalogue=self.task.catalogue,
-            kind=self.task.goal.kind,
-            messages=messages,
-            focus=self.focus,
-        )
+        heard = self._understood(reply, messages)
         self._pushed = []
         steps = (self._offers, self._answered, self._booking, self._questions)
         helped = any([step(heard) for step in steps])  # a list: every step is taken
@@ -138,6 +131,20 @@ class AgendaUser:
         text = " ".join(self._words(act, again=not helped) for act in acts)
         text = self._mood(text, helped=helped, ends=acts[-1].name in ("bye", "give_up"))
         return UserTurn(text=self._wording.typed(text), acts=acts, heard=heard, helped=helped)
+
+    def error_places(self, reply: str, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Where wrong facts stand, see :func:`~dialog_rl.envs.understanding.error_places`."""
+        return error_places(reply, lambda part: self._understood(part, messages).grounding_errors)
+
+    def _understood(self, reply: str, messages: Sequence[Message]) -> Heard:
+        return understand(
+            reply,
+            domain=self.task.domain,
+            catalogue=self.task.catalogue,
+            kind=self.task.goal.kind,
+            messages=messages,
+            focus=self.focus,
+        )
 
     def checks(self, grounding_errors: int) -> dict[Check, bool]:
         """Test the goal; the domain says which of these make a success.

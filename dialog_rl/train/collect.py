@@ -37,6 +37,8 @@ class Answer:
     """Rewards of the reply that only the other side can give, by name."""
     score: float | None = None
     """Their weighted sum; None if there are none."""
+    marks: tuple[tuple[int, float], ...] = ()
+    """What part of the score belongs to which token: place in the reply and reward."""
 
 
 class Talk(Protocol):
@@ -220,6 +222,7 @@ def _turn(reply: SampledReply, answer: Answer) -> Turn:
         text=reply.text,
         finished=reply.finish_reason == "stop",
         parts=answer.parts,
+        marks=answer.marks,
         after=answer.ids,
     )
 

@@ -6,13 +6,14 @@ reward of a failure: in training the limit is a part of the task, so the last re
 no value of what would have come.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dialog_rl.config import TrainSettings
-from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv, RewardWeights
+from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, MOST_ERRORS, DialogEnv, RewardWeights
 from dialog_rl.envs.domain import Domain
 from dialog_rl.envs.fresh import freshened, letter_chain
 from dialog_rl.rollout import SampledReply, TrainingPrompt
@@ -56,6 +57,7 @@ class UserTalk:
 
     def hear(self, reply: SampledReply) -> Answer:
         """Say the reply to the user; the reward is the environment's."""
+        marks = self._marks(reply)
         _, _, terminated, truncated, info = self._env.step(reply.text[:MAX_REPLY_CHARS])
         ids: tuple[int, ...] = ()
         if not (terminated or truncated):
@@ -74,7 +76,27 @@ class UserTalk:
         if ids:
             named["env_outcome"] = None  # its mean is over conversations
         return Answer(
-            ids=ids, parts=named, score=self._settings.env_reward_weight * sum(parts.values())
+            ids=ids,
+            parts=named,
+            score=self._settings.env_reward_weight * sum(parts.values()),
+            marks=marks,
+        )
+
+    def _marks(self, reply: SampledReply) -> tuple[tuple[int, float], ...]:
+        """Which tokens complete a wrong fact, and what each costs."""
+        settings = self._settings
+        if settings.credit != "token" or not settings.env_reward_weight:
+            return ()
+        cost = -settings.env_reward_weight * settings.grounding_cost
+        places = self._env.error_places(reply.text[:MAX_REPLY_CHARS])[:MOST_ERRORS]
+
+        def said(tokens: int) -> int:
+            ids = list(reply.ids[:tokens])
+            text = str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+            return len(text.lstrip())
+
+        return tuple(
+            (bisect_left(range(1, len(reply.ids)), place, key=said), cost) for place in places
         )
 
     def figures(self) -> dict[str, float]:

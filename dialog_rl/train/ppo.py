@@ -35,7 +35,14 @@ from transformers import (
 )
 from trl.experimental.ppo import PPOTrainer
 
-from dialog_rl.advantages import centre_by_group, gae, token_rewards, turn_scores, whiten
+from dialog_rl.advantages import (
+    centre_by_group,
+    gae,
+    moved_rewards,
+    token_rewards,
+    turn_scores,
+    whiten,
+)
 from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.losses import KLController, kl_estimate, policy_loss, value_loss
@@ -240,9 +247,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """Credit the tokens and take the optimizer steps of one update."""
         settings, mask = self.settings, batch.mask
         rewards = token_rewards(self._turn_scores(batch), scores.kl, self.controller.coef, mask)
+        if settings.credit == "token":
+            marks = [turn.marks for turn in batch.turns]
+            rewards = rewards + moved_rewards(mask, marks, scale=1 / self.progress.score_std)
         if settings.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
-        by_turn = settings.credit == "turn"
+        by_turn = settings.credit != "dialogue"
         advantages, returns = gae(
             rewards,
             scores.values,
@@ -347,7 +357,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         numbers = {id(e.prompt): n for n, e in enumerate(episodes)}
         groups = torch.tensor([numbers[id(e.prompt)] for e in episodes])
         totals = torch.tensor([self._standardised(e) for e in episodes])
-        by_turn = self.settings.credit == "turn"
+        by_turn = self.settings.credit != "dialogue"
         own = [
             [
                 (self._clipped(t.score / self.progress.score_std) - self._cut(t)) * by_turn

@@ -9,7 +9,7 @@ import pytest
 from dialog_rl.envs import dialog_env, understanding, wording
 from dialog_rl.envs.domain import Domain, Entry
 from dialog_rl.envs.task import Catalogue
-from dialog_rl.envs.understanding import Heard, understand
+from dialog_rl.envs.understanding import Heard, error_places, understand
 from tests.unit.envs.conftest import FERN, HERON, KETTLE
 
 
@@ -125,3 +125,12 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 def test_rudeness_is_noticed(hear: Any) -> None:
     assert hear("Look it up yourself.").rude
     assert not hear("Certainly, try Golden Fern.").rude
+
+
+def test_wrong_facts_stand_where_their_last_word_ends(hear: Any) -> None:
+    # "Bald Heron" is listed nowhere, 9999 is nobody's number; the reply is cut nowhere else
+    reply = "There is Bald Heron, phone 9999. Shall I book?"
+    places = error_places(reply, lambda part: hear(part).grounding_errors)
+    assert [reply[:p] for p in places] == ["There is Bald", "There is Bald Heron, phone 9999."]
+    right = f"Try {FERN.fields['name']}, phone {FERN.fields['phone']}."
+    assert error_places(right, lambda part: hear(part).grounding_errors) == ()

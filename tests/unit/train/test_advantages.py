@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dialog_rl.advantages import (
     centre_by_group,
     gae,
+    moved_rewards,
     token_rewards,
     turn_ends,
     turn_scores,
@@ -219,3 +220,22 @@ def test_what_all_replies_to_a_prompt_share_makes_no_difference():
     scores, groups = torch.tensor([1.0, 2.0, 6.0, 4.0]), torch.tensor([0, 0, 1, 1])
     shifted = scores + torch.tensor([10.0, 10.0, -3.0, -3.0])
     assert torch.allclose(centre_by_group(scores, groups), centre_by_group(shifted, groups))
+
+
+def test_a_moved_reward_spares_what_was_said_after_the_mistake_and_keeps_the_sum():
+    # One turn of four tokens with reward -1, two other tokens, one turn of one token with reward 2.
+    # Without a critic and lam 1 an advantage is the sum of what is still to come.
+    mask = torch.tensor([[True, True, True, True, False, False, True]])
+    plain = token_rewards(torch.tensor([-1.0, 2.0]), torch.zeros(1, 7), 0.0, mask)
+    moved = plain + moved_rewards(mask, [[(1, -2.0)], []], scale=0.5)
+    assert plain.tolist() == [[0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 2.0]]
+    assert moved.tolist() == [[0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 2.0]]
+    ahead = [gae(r, torch.zeros(1, 7), mask, lam=1.0)[0].tolist()[0] for r in (plain, moved)]
+    assert ahead[0] == [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 2.0]
+    assert ahead[1] == [1.0, 1.0, 2.0, 2.0, 0.0, 0.0, 2.0]
+
+
+def test_moved_rewards_find_the_turn_in_its_own_row():
+    mask = torch.tensor([[True, True, False], [False, True, True]])
+    moved = moved_rewards(mask, [[], [(0, -3.0)]])
+    assert moved.tolist() == [[0.0, 0.0, 0.0], [0.0, -3.0, 3.0]]

@@ -319,6 +319,22 @@ def test_credit_by_turn_and_by_dialogue_lead_to_different_adapters(tmp_path):
     assert any(not torch.equal(t, made[1][n]) for n, t in made[0].items())
 
 
+def test_a_wrong_fact_is_paid_for_by_the_token_that_completes_it():
+    policy = policy_of()
+    settings = settings_of(num_generations=1, batch_size=2, credit="token")
+    sampler = says(policy, ["Call 99991 now.", "Bye."])
+    talks = users_of(policy, settings).open(0)
+    (reply, _) = sampler([(), ()], (), None)
+    answer = talks[0].hear(reply)
+    assert answer.parts["env_grounding"] == -0.5
+    ((place, cost),) = answer.marks
+    # one token is one byte here: the word ends with the "1" in "Call 99991"
+    assert (policy.decode_text(reply.ids[: place + 1]), cost) == ("Call 99991", -0.5)
+    assert talks[1].hear(sampler([()], (), None)[0]).marks == ()
+    other = users_of(policy, settings_of(credit="turn", batch_size=2)).open(0)[0]
+    assert other.hear(reply).marks == ()
+
+
 def test_scores_by_turn_keep_their_place_and_add_up_to_the_standardised_total(tmp_path):
     # spread 2, mean 1; rewards (1, -2, 5): total 4 -> (4 - 1) / 2 = 1.5; turns 0.5, -1, rest 2
     trainer = make(tmp_path, num_generations=1)
