@@ -1,18 +1,30 @@
 """Does PPO with simulated users serve unseen users better? Success before and after training.
 
-    python -m benchmarks.env_learning        (about 70 minutes: 3 seeds of at most 20)
+    python -m benchmarks.env_learning                       (about 75 minutes on 2 idle cores)
+    python -m benchmarks.env_learning --rewards learned     (about 80 minutes)
 
 For each seed: `dialog-rl train --env concierge` with default settings on the bundled model, as a
-process of its own; then the bundled model and the adapter talk with the same 300 simulated users of
-the test split, whose phrasings and names were never trained on and who are others than the
-verdict's. Intervals are 95 %, bootstrapped over users; gains are paired by user. Grounding errors,
-replies and text measures stand beside. The first ten conversations of both, unedited, go to
-`benchmarks/results/env_learning_conversations.md`. Finished seeds are kept below `--work`: started
-again, the benchmark goes on.
+process of its own, verdict and all within `--minutes`. Then the adapter talks with the same 300
+simulated users of the test split as the bundled model: their phrasings and names were never trained
+on, and they are others than the verdict's. Intervals are 95 %, bootstrapped over users; gains are
+paired by user. Grounding errors, replies and text measures stand beside.
+
+`--rewards learned` trains on the learned reward alone: simulated users of the train split rate
+every reply of 300 conversations with the bundled model (a thumb, `dialog-rl simulate`), the ratings
+are imported, and the same command with `--env_reward_weight 0 --learned_reward_weight 1` fits the
+reward and climbs it; what the environment pays never reaches the policy. The fit comes on top of
+the minutes; the seconds that are published hold everything but the rating.
+
+Every finished step is kept below `--work` and skipped when started again, so one seed, one reward
+at a time will do (`--seeds 1 --rewards learned`); figures and conversations are published again
+after every seed, from all that is kept. The first ten conversations of the bundled model and of
+each kind of training, unedited, go to `benchmarks/results/env_learning_transcripts.md`.
 """
 
 import argparse
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +39,7 @@ from dialog_rl.conversation import BASE_VERSION
 from dialog_rl.durable import write_text
 from dialog_rl.envs.dialog_env import DialogEnv, transcript
 from dialog_rl.envs.domain import load_domain
-from dialog_rl.envs.measures import Episode, difference, measure
+from dialog_rl.envs.measures import Episode, measure
 from dialog_rl.evaluate import Interval, mean_interval
 from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Policy
@@ -36,6 +48,8 @@ from dialog_rl.simulate import converse, model_agent
 
 FIRST_USER = 1_000_000
 """The verdict's users count from the run's seed; these are others."""
+FIRST_RATER = 2_000_000_000
+"""Users who rate; those of training count from the seed times a million."""
 SHOWN = (
     "success",
     "grounding_errors",
@@ -47,52 +61,38 @@ SHOWN = (
     "distinct_1",
     "distinct_2",
 )
+NOT_WORSE = {
+    "grounding_errors": 1,
+    "turns": 1,
+    "repetition": -1,
+    "distinct_1": -1,
+    "distinct_2": -1,
+}
+"""Measures that may not get worse, and whether more is worse (1) or better (-1)."""
 COMMAND = "python -m benchmarks.env_learning"
+KINDS = {"environment": "the environment's reward", "learned": "the learned reward alone"}
+ALONE = ("--env_reward_weight", "0", "--learned_reward_weight", "1")
 VERDICT_SECONDS = 90.0
 """Of the minutes, kept for the verdict."""
+RATED = 300
+"""Conversations whose replies are rated."""
 
 
-def talk(policy: Policy, version: str, users: int) -> list[Episode]:
-    """Let a version talk with the users, sampled as in the chat."""
+def talk(policy: Policy, version: str, users: int) -> dict[str, Any]:
+    """Let a version talk with the users, sampled as in the chat; return what is published."""
     domain = load_domain("concierge")
-    return converse(
+    episodes = converse(
         model_agent(DialogManager(policy), version),
         lambda: DialogEnv(domain, split="test"),
         range(FIRST_USER, FIRST_USER + users),
         batch_size=64,
         version=version,
     )
-
-
-def one_seed(args: argparse.Namespace, seed: int, before: Sequence[Episode]) -> dict[str, Any]:
-    """Train, talk, compare; kept when finished."""
-    home = args.work / f"seed-{seed}"
-    limit = max(30.0, 60 * args.minutes - VERDICT_SECONDS)
-    flags = ["--env", "concierge", "--seed", str(seed), "--max_seconds", str(limit), *args.flags]
-
-    def learn() -> dict[str, Any]:
-        return asdict(loop.train(loop.fresh_home(home), flags))
-
-    def compare() -> dict[str, Any]:
-        trained = loop.once(args.work / f"seed-{seed}.trained.json", learn)
-        policy = Policy.load(None)
-        version = trained["version"]
-        if version is not None:
-            policy.add_version(version, AdapterRegistry(home).path(version))
-        after = talk(policy, version or BASE_VERSION, len(before))
-        gain = difference(before, after)
-        return {
-            "seed": seed,
-            **trained,
-            "measures": {name: asdict(i) for name, i in measure(after).items()},
-            "gain": asdict(gain),
-            "gains": [
-                float(b.success) - float(a.success) for a, b in zip(before, after, strict=True)
-            ],
-            "conversations": [conversation(e) for e in after[:10]],
-        }
-
-    return loop.once(args.work / f"seed-{seed}.{len(before)}.json", compare)
+    return {
+        "success": [float(e.success) for e in episodes],
+        "measures": {name: asdict(i) for name, i in measure(episodes).items()},
+        "conversations": [conversation(e) for e in episodes[:10]],
+    }
 
 
 def conversation(episode: Episode) -> str:
@@ -104,84 +104,167 @@ def conversation(episode: Episode) -> str:
     return f"{outcome}, {len(episode.steps)} replies. Goal: {goal}\n\n```\n{said}\n```"
 
 
+def run_command(home: Path, *words: str) -> None:
+    """Run a command of dialog-rl on a home folder.
+
+    Raises:
+        RuntimeError: it failed; its own words are in the message.
+    """
+    name, *flags = words
+    argv = [sys.executable, "-m", "dialog_rl", name, "--home", str(home), *flags]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"dialog-rl {name} ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+def rate(home: Path, seed: int, conversations: int) -> None:
+    """Let simulated users rate the bundled model's replies; the ratings go into the store."""
+    folder, first = home / "rated", FIRST_RATER + seed * conversations
+    run_command(
+        home,
+        *("simulate", "--version", BASE_VERSION, "--split", "train", "--seed", str(first)),
+        *("--conversations", str(conversations), "--output_dir", str(folder)),
+    )
+    run_command(home, "import", str(folder / "ratings.jsonl"))
+
+
+def learn(args: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
+    """Train one adapter within the minutes, from an empty home folder."""
+    home, began = loop.fresh_home(args.work / f"{kind}-{seed}"), time.monotonic()
+    if kind == "learned":
+        rate(home, seed, args.rated)
+    rated = time.monotonic() - began
+    limit = max(30.0, 60 * args.minutes - VERDICT_SECONDS)
+    flags = ["--env", "concierge", "--seed", str(seed), "--max_seconds", str(limit), *args.flags]
+    flags += ALONE if kind == "learned" else ()
+    return {**asdict(loop.train(home, flags)), "rating_seconds": rated}
+
+
+def one_run(args: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
+    """Train and talk; every step is kept when finished."""
+    name = f"{kind}-{seed}"
+    trained = loop.once(args.work / f"{name}.trained.json", lambda: learn(args, kind, seed))
+
+    def compare() -> dict[str, Any]:
+        policy, version = Policy.load(None), trained["version"]
+        if version is not None:
+            registry = AdapterRegistry(args.work / name)
+            policy.add_version(version, registry.path(version))
+        after = talk(policy, version or BASE_VERSION, args.users)
+        return {"kind": kind, "seed": seed, **trained, **after}
+
+    return loop.once(args.work / f"{name}.{args.users}.json", compare)
+
+
 def rows_of(
-    before: dict[str, Interval], runs: Sequence[dict[str, Any]], users: int, command: str
+    before: dict[str, Any], runs: Sequence[dict[str, Any]], users: int, command: str
 ) -> list[ResultRow]:
-    """The published figures."""
+    """The published figures of all finished runs."""
     rows = []
     for name in SHOWN:
-        start = before[name]
-        rows.append(_row(f"{name}, before ({users} unseen users)", asdict(start), command))
+        start = before["measures"][name]
+        rows.append(_row(f"{name}, before ({users} unseen users)", start, command))
         rows += [
-            _row(f"{name}, after, seed {run['seed']}", run["measures"][name], command)
+            _after(f"{name}, after, {run['kind']} {run['seed']}", name, start, run, command)
             for run in runs
         ]
-    for run in runs:
-        row = _row(f"gain in success, seed {run['seed']}", run["gain"], command)
-        rows.append(_barred(row, run["gain"]["low"]))
-    # Users are the same for every seed: a bootstrap copy takes a user with all its seeds.
-    mean = mean_interval(np.mean([run["gains"] for run in runs], axis=0).tolist())
-    row = _row(f"gain in success, mean of {len(runs)} seeds", asdict(mean), command)
-    rows.append(_barred(row, mean.low))
-    for run in runs:
-        rows.append(
+    for kind in KINDS:
+        mine = [run for run in runs if run["kind"] == kind]
+        gains = [np.subtract(run["success"], before["success"]) for run in mine]
+        for run, gain in zip(mine, gains, strict=True):
+            rows.append(_gain(f"gain in success, {kind}, seed {run['seed']}", gain, command))
+        if len(mine) > 1:
+            # Users are the same for every seed: a bootstrap copy takes a user with all its seeds.
+            mean = np.mean(gains, axis=0)
+            rows.append(_gain(f"gain in success, {kind}, mean of {len(mine)} seeds", mean, command))
+        rows += [
             ResultRow(
-                figure=f"seconds of the whole command, seed {run['seed']}"
+                figure=f"seconds of the whole command, {kind}, seed {run['seed']}"
                 f" ({'ship' if run['ship'] else 'do not ship'})",
                 value=round(run["seconds"]),
                 command=command,
             )
-        )
+            for run in mine
+        ]
     return rows
 
 
-def _row(figure: str, interval: dict[str, float], command: str) -> ResultRow:
-    finite = interval["low"] == interval["low"]
+def _row(figure: str, interval: dict[str, float], command: str, **bar: Any) -> ResultRow:
+    finite = interval["low"] is not None and interval["low"] == interval["low"]
     return ResultRow(
         figure=figure,
         value=round(interval["value"], 3),
         low=round(interval["low"], 3) if finite else None,
         high=round(interval["high"], 3) if finite else None,
         command=command,
+        **bar,
     )
 
 
-def _barred(row: ResultRow, low: float) -> ResultRow:
-    values = asdict(row) | {"bar": "lower end at least 0.25", "met": low >= 0.25}
-    return ResultRow(**values)
+def _after(
+    figure: str, name: str, start: dict[str, float], run: dict[str, Any], command: str
+) -> ResultRow:
+    now = run["measures"][name]
+    if name not in NOT_WORSE:
+        return _row(figure, now, command)
+    worse = NOT_WORSE[name] * (now["value"] - start["value"])
+    return _row(figure, now, command, bar="no worse than before", met=worse <= 0)
+
+
+def _gain(figure: str, gains: np.ndarray, command: str) -> ResultRow:
+    gain: Interval = mean_interval(gains.tolist())
+    return _row(figure, asdict(gain), command, bar="lower end at least 0.25", met=gain.low >= 0.25)
+
+
+def publish(args: argparse.Namespace, before: dict[str, Any]) -> None:
+    """Print and write the figures and conversations of all finished runs."""
+    kept = [
+        loop.load_json(args.work / f"{kind}-{seed}.{args.users}.json")
+        for kind in KINDS
+        for seed in range(100)
+    ]
+    runs = [run for run in kept if run is not None]
+    said = COMMAND if not args.flags else f"{COMMAND} -- {' '.join(args.flags)}"
+    rows = rows_of(before, runs, args.users, said)
+    for row in rows:
+        interval = "" if row.low is None else f"{row.low:g} to {row.high:g}"
+        print(f"{row.value!s:>8}  {interval:16} {row.figure}")
+    write_results("env_learning", rows)
+    parts = ["# Ten unedited conversations of each: unseen simulated users\n"]
+    shown = [("The bundled model", before)]
+    for kind, words in KINDS.items():
+        first = next((run for run in runs if run["kind"] == kind), None)
+        if first is not None:
+            shown.append((f"After training with {words}, seed {first['seed']}", first))
+    for title, who in shown:
+        parts.append(f"## {title}\n")
+        parts += [f"{n}. {text}\n" for n, text in enumerate(who["conversations"], 1)]
+    write_text(RESULTS / "env_learning_transcripts.md", "\n".join(parts))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rewards", nargs="+", choices=list(KINDS), default=["environment"])
     parser.add_argument(
         "--minutes", type=float, default=20.0, help="of each training, verdict and all"
     )
     parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--rated", type=int, default=RATED, help="conversations that are rated")
     parser.add_argument("--work", type=Path, default=Path("work/env_learning"))
     parser.add_argument("flags", nargs="*", help="further flags of dialog-rl train, after --")
     args = parser.parse_args(argv)
     torch.set_num_threads(2)
-    before = talk(Policy.load(None), BASE_VERSION, args.users)
-    runs = []
-    for seed in args.seeds:
-        runs.append(one_seed(args, seed, before))
-        print(runs[-1]["seed"], runs[-1]["gain"], runs[-1]["said"], flush=True)
-    command = COMMAND if not args.flags else f"{COMMAND} -- {' '.join(args.flags)}"
-    rows = rows_of(measure(before), runs, args.users, command)
-    for row in rows:
-        interval = "" if row.low is None else f"{row.low:g} to {row.high:g}"
-        print(f"{row.value!s:>8}  {interval:16} {row.figure}")
-    write_results("env_learning", rows)
-    parts = ["# Ten unedited conversations of each: unseen simulated users\n"]
-    for title, said in (
-        ("Before training", [conversation(e) for e in before[:10]]),
-        (f"After training, seed {runs[0]['seed']}", runs[0]["conversations"]),
-    ):
-        parts.append(f"## {title}\n")
-        parts += [f"{n}. {text}\n" for n, text in enumerate(said, 1)]
-    write_text(RESULTS / "env_learning_conversations.md", "\n".join(parts))
+    before = loop.once(
+        args.work / f"before.{args.users}.json",
+        lambda: talk(Policy.load(None), BASE_VERSION, args.users),
+    )
+    for kind in args.rewards:
+        for seed in args.seeds:
+            run = one_run(args, kind, seed)
+            print(kind, seed, run["said"], flush=True)
+            publish(args, before)
     return 0
 
 

@@ -229,7 +229,7 @@ def evaluate(
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
     show_default="a new folder in simulations/ of the home folder",
-    help="Folder for transcripts.jsonl, transcripts.html and measures.json.",
+    help="Folder for transcripts (.jsonl, .html), ratings.jsonl and measures.json.",
 )
 @options(SimulateSettings)
 def simulate(

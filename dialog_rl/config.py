@@ -259,6 +259,9 @@ class TrainSettings:
     """With env: taken off for every reply."""
     grounding_cost: float = 0.5
     """With env: taken off for every wrong fact of a reply, at most three."""
+    progress_weight: float = 0.0
+    """With env: weight of potential-based shaping: a reply is paid at once for how much nearer it
+    brought success, and all of it is taken back by the end, so that the best policy stays."""
     fresh_names: float = 0.7
     """With env: share of the words in names and facts that are made up anew for every update, so
     that the policy learns to read the catalogue instead of knowing it; 0 keeps the domain's own."""
@@ -477,6 +480,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("env_reward_weight", 0.0, 1e3),
     ("turn_cost", 0.0, 1e3),
     ("grounding_cost", 0.0, 1e3),
+    ("progress_weight", 0.0, 1e3),
     ("fresh_names", 0.0, 1.0),
     ("max_turns", 1, 1000),
     ("test_conversations", 2, 1_000_000),

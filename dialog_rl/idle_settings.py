@@ -62,6 +62,7 @@ ENV_ONLY = (
     "env_reward_weight",
     "turn_cost",
     "grounding_cost",
+    "progress_weight",
     "fresh_names",
     "max_turns",
     "total_turns",

@@ -23,6 +23,7 @@ from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
 from dialog_rl.envs.domain import load_domain
 from dialog_rl.envs.measures import Ending, Episode, Step, difference, measure
 from dialog_rl.envs.page import figure, page
+from dialog_rl.envs.thumbs import rating_lines
 from dialog_rl.evaluate import Interval
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Simulation:
         return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
-        """Write transcripts.jsonl, measures.json and transcripts.html into a folder."""
+        """Write transcripts (.jsonl, .html), ratings.jsonl and measures.json into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         everything = [e for episodes in self.episodes.values() for e in episodes]
         lines = [
@@ -213,6 +214,8 @@ class Simulation:
         ]
         measured = self.measures
         write_text(folder / "transcripts.jsonl", "\n".join(lines) + "\n")
+        rated = [json.dumps(line, ensure_ascii=False) for line in rating_lines(everything)]
+        write_text(folder / "ratings.jsonl", "\n".join(rated) + "\n")
         write_json(
             folder / "measures.json",
             {

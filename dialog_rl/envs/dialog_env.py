@@ -160,6 +160,17 @@ class DialogEnv(gymnasium.Env[str, str]):
         self._over = False
         return transcript(self.messages), self._info({}, success=False)
 
+    def potential(self) -> float:
+        """The outcome to expect, between the weights of failure and success; 0 at the end.
+
+        Differences of it may be added to the reward without changing which policy is best
+        (Ng, Harada and Russell 1999): they cancel over a conversation.
+        """
+        if self._over:
+            return 0.0
+        low, high = self.weights.failure, self.weights.success
+        return low + (high - low) * self.user.prospect(self._errors)
+
     def error_places(self, reply: str) -> tuple[int, ...]:
         """Where the wrong facts of a reply would stand, if it were said now.
 

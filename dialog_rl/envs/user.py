@@ -161,6 +161,27 @@ class AgendaUser:
             "nothing_invented": grounding_errors == 0,
         }
 
+    def prospect(self, grounding_errors: int) -> float:
+        """How near success is, from 0 (out of reach) to 1 (everything is settled).
+
+        A half as long as nothing is spoilt, the other half for what is settled: the entry, each
+        answer, the booking. With one answer asked for, no booking and the right entry found it is
+        0.5 + 0.5 * 1/2 = 0.75. It looks at the goal, so it is no observation.
+
+        Args:
+            grounding_errors: wrong facts in the assistant's replies so far.
+        """
+        goal, focus = self.task.goal, self.focus
+        spoilt = grounding_errors and "nothing_invented" in self.task.domain.success
+        if spoilt or WRONG in self.answers.values():
+            return 0.0
+        parts = 1 + len(goal.requests) + (goal.booking is not None)
+        settled = 0
+        if focus is not None and fits(focus, self.conditions):
+            right = sum(self.answers.get(f) == focus.fields[f] for f in goal.requests)
+            settled = 1 + right + (goal.booking is not None and self.booked == focus)
+        return 0.5 + 0.5 * settled / parts
+
     # -- how a reply changes the agenda; each says whether it brought the user further ------------
 
     def _offers(self, heard: Heard) -> bool:

@@ -57,7 +57,8 @@ class UserTalk:
 
     def hear(self, reply: SampledReply) -> Answer:
         """Say the reply to the user; the reward is the environment's."""
-        marks = self._marks(reply)
+        settings, before = self._settings, self._env.potential()
+        places = self._error_places(reply)
         _, _, terminated, truncated, info = self._env.step(reply.text[:MAX_REPLY_CHARS])
         ids: tuple[int, ...] = ()
         if not (terminated or truncated):
@@ -69,25 +70,36 @@ class UserTalk:
         parts = dict(info["reward_parts"])
         if not (ids or terminated):
             parts["outcome"] = self._env.weights.failure
+        nearer = self._progress(before, over=not ids)
+        if settings.progress_weight:
+            parts["progress"] = nearer
         self._figures["success"] = float(info["success"])
         self._figures["turns"] += 1
         self._figures["grounding_errors"] += info["grounding_errors"]
         named: dict[str, float | None] = {f"env_{name}": value for name, value in parts.items()}
         if ids:
             named["env_outcome"] = None  # its mean is over conversations
+        costs = [-settings.grounding_cost] * len(places)
+        if costs and nearer < 0:  # success was lost where the first wrong fact stands
+            costs[0] += nearer
+        weight = settings.env_reward_weight
         return Answer(
             ids=ids,
             parts=named,
-            score=self._settings.env_reward_weight * sum(parts.values()),
-            marks=marks,
+            score=weight * sum(parts.values()),
+            marks=tuple((n, weight * c) for n, c in zip(places, costs, strict=True)),
         )
 
-    def _marks(self, reply: SampledReply) -> tuple[tuple[int, float], ...]:
-        """Which tokens complete a wrong fact, and what each costs."""
+    def _progress(self, before: float, *, over: bool) -> float:
+        """How much nearer success has come, in units of reward."""
+        now = 0.0 if over else self._env.potential()
+        return self._settings.progress_weight * (now - before)
+
+    def _error_places(self, reply: SampledReply) -> list[int]:
+        """Which tokens complete a wrong fact, where that matters."""
         settings = self._settings
         if settings.credit != "token" or not settings.env_reward_weight:
-            return ()
-        cost = -settings.env_reward_weight * settings.grounding_cost
+            return []
         places = self._env.error_places(reply.text[:MAX_REPLY_CHARS])[:MOST_ERRORS]
 
         def said(tokens: int) -> int:
@@ -95,9 +107,7 @@ class UserTalk:
             text = str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
             return len(text.lstrip())
 
-        return tuple(
-            (bisect_left(range(1, len(reply.ids)), place, key=said), cost) for place in places
-        )
+        return [bisect_left(range(1, len(reply.ids)), place, key=said) for place in places]
 
     def figures(self) -> dict[str, float]:
         """Success, replies and wrong facts."""

@@ -77,6 +77,10 @@ def test_versions_meet_the_same_users_and_everything_is_written(
     for record in records:
         rewards = sum(sum(step["reward_parts"].values()) for step in record["steps"])
         assert record["return"] == pytest.approx(rewards)
+    home = tmp_path / "rated"
+    assert main(["import", "--home", str(home), str(tmp_path / "out" / "ratings.jsonl")]) == 0
+    replies = sum(len(record["steps"]) for record in records)
+    assert f"{replies} kept, 0 already there, 0 refused" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "measures.json").read_text())
     assert set(written["measures"]) == {"base", "scripted"}
     assert set(written["measures"]["base"]) == set(MEASURES)

@@ -125,6 +125,21 @@ def test_a_wrong_fact_is_believed_and_fails_the_task(talk: Any) -> None:
     assert not t.user.checks(1)["right_answers"]
 
 
+def test_prospects_rise_with_what_is_settled_and_are_gone_with_a_wrong_fact(talk: Any) -> None:
+    # three things to settle: the place, the phone number, the booking
+    t = talk(CHEAP_NORTH)
+    assert t.user.prospect(0) == 0.5
+    t.hear("Golden Fern is a cheap place in the north.")
+    assert t.user.prospect(0) == pytest.approx(0.5 + 0.5 / 3)
+    assert t.user.prospect(1) == 0
+    t.hear("The number is 4417.")
+    assert t.user.prospect(0) == pytest.approx(0.5 + 0.5 * 2 / 3)
+    wrong = talk(CHEAP_NORTH)
+    wrong.hear("Golden Fern.")
+    wrong.hear("The number is 9999.")
+    assert wrong.user.prospect(0) == 0
+
+
 def test_questions_about_the_wish_are_answered_once_for_free(talk: Any) -> None:
     t = talk(CHEAP_NORTH)
     t.user.told = {"price"}

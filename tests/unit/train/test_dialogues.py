@@ -240,6 +240,24 @@ def test_rewards_of_a_turn_are_the_environment_s_and_cut_off_counts_as_failure()
     assert {len(e.turns) for e in episodes} == {3, 4}  # patience 3 left, the others were cut off
 
 
+def test_shaping_pays_for_what_is_lost_at_once_and_takes_it_back_by_the_end():
+    # outcomes are -0.5 and 1; at the start half is to be hoped for: 0.25; a wrong fact leaves -0.5
+    policy = policy_of()
+    shaped = settings_of(
+        turn_cost=0.0, grounding_cost=0.1, progress_weight=2.0, credit="token", num_generations=1
+    )
+    said = ["Hm.", "Call 99991.", "Hm.", "Hm."]
+    episodes, _ = dialogues(policy, shaped, says(policy, said))
+    for episode in episodes:
+        nearer = [turn.parts["env_progress"] for turn in episode.turns]
+        assert nearer[:2] == pytest.approx([0.0, 2 * -0.75])
+        assert nearer[-1] == pytest.approx(2 * 0.5)
+        assert sum(nearer) == pytest.approx(2 * -0.25)  # the start's, whatever was said
+        ((_, cost),) = episode.turns[1].marks
+        assert cost == pytest.approx(-0.1 + 2 * -0.75)
+        assert episode.score == pytest.approx(-0.1 - 0.5 + 2 * -0.25)
+
+
 def test_a_conversation_that_outgrows_the_prompt_ends_there():
     policy, settings = policy_of(), settings_of(num_generations=1)
     longest = max(len(t.prompt.ids) for t in users_of(policy, settings).open(0))
