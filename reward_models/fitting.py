@@ -33,6 +33,7 @@ START: Strengths = {
     "hidden": 0.35,
     "context": 0.15,
     "heard": 0.3,
+    "answers": 0.3,
 }
 """Measured on simulated raters (docs/decisions.md); the evidence of the judgements moves it."""
 

