@@ -22,6 +22,8 @@ LOGPROB_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0
 """How far, in nats, 99 % of the recomputed log-probabilities may lie from those that were recorded
 while sampling; the mean difference must keep it too, so that no token can be far off."""
 MIN_SPREAD = 1e-6
+FLAT_UPDATES = 3
+"""Updates without any spread of rewards after which a run stops: one may be luck."""
 MAX_DUPLICATES = 0.9
 NGRAM = 4
 """Tokens of the sequences whose return inside a reply counts as repetition."""
@@ -135,12 +137,16 @@ def preflight(
             f"the policy differs from its reference by {divergence:.2g} nats before the first "
             "step; this is a bug"
         )
-    spread = float(scores.std()) if scores.numel() > 1 else 0.0
-    if spread < MIN_SPREAD:
+    if spread_of(scores) < MIN_SPREAD:
         raise TrainingError(
             f"all {scores.numel()} first replies got the same reward ({float(scores.mean()):.3g}); "
             "there is nothing to learn from: give other reward_funcs or more ratings"
         )
+
+
+def spread_of(scores: Tensor) -> float:
+    """Standard deviation of the rewards [B] of a batch; 0 for a single one."""
+    return float(scores.std()) if scores.numel() > 1 else 0.0
 
 
 def collapse(now: Health, first: Health, settings: TrainSettings) -> str | None:

@@ -55,7 +55,16 @@ from dialog_rl.train.checkpoints import (
     save_checkpoint,
 )
 from dialog_rl.train.collect import Collector
-from dialog_rl.train.guards import Health, check_mask, collapse, health_of, preflight
+from dialog_rl.train.guards import (
+    FLAT_UPDATES,
+    MIN_SPREAD,
+    Health,
+    check_mask,
+    collapse,
+    health_of,
+    preflight,
+    spread_of,
+)
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
 from reward_models.side_by_side import side_by_side
@@ -228,10 +237,13 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         """Preflight on the first batch; afterwards, say why the run must stop, if it must."""
         progress, mask = self.progress, batch.mask
         health = health_of(batch, scores.kl, scores.entropy)
+        raw = torch.tensor([e.score for e in batch.episodes])
         if progress.update:
+            progress.flat = progress.flat + 1 if spread_of(raw) < MIN_SPREAD else 0
+            if progress.flat == FLAT_UPDATES:
+                return f"{raw.numel() * FLAT_UPDATES} episodes in a row got the same reward"
             return collapse(health, Health(**progress.first), self.settings)
         check_mask(batch, self.processing_class)
-        raw = torch.tensor([e.score for e in batch.episodes])
         preflight(
             scores.logprobs[mask],
             batch.sampled_logprobs[mask],

@@ -21,6 +21,8 @@ class Progress:
     """Replies learned from."""
     dropped: int = 0
     """Episodes left out because a reward was not finite or none had an opinion."""
+    flat: int = 0
+    """Updates in a row, up to now, in which every episode got the same reward."""
     first: dict[str, float] = field(default_factory=dict)
     """Health of the first batch, which later ones are held against."""
 

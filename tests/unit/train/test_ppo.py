@@ -11,6 +11,7 @@ from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.checkpoints import load_checkpoint
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
 from reward_models.composite import CompositeReward
@@ -198,6 +199,22 @@ def test_all_rewards_bad_stops_the_run_and_leaves_the_checkpoint_whole(tmp_path)
 def test_a_reward_that_is_the_same_for_every_reply_is_refused_before_the_first_step(tmp_path):
     with pytest.raises(TrainingError, match=r"all 16 first replies got the same reward \(1\)"):
         make(tmp_path, lambda prompts, completions, **c: [1.0] * len(completions)).train()
+
+
+def test_a_reward_that_becomes_the_same_for_every_reply_stops_the_run(tmp_path):
+    calls = []
+
+    def goes_flat(prompts, completions, **columns):
+        calls.append(1)
+        flat = len(calls) in {2, 3} or len(calls) > 4  # two flat updates are not yet three
+        return [1.0] * len(completions) if flat else low_bytes(prompts, completions)
+
+    trainer = make(tmp_path, goes_flat, total_episodes=16 * 12, num_ppo_epochs=1)
+    result = trainer.train()
+    assert result.stopped == "48 episodes in a row got the same reward"
+    assert len(calls) == 7 and result.updates == 6
+    last, _ = load_checkpoint(tmp_path)
+    assert all(torch.equal(t, last[n]) for n, t in trainer.actor.tensors().items())
 
 
 def test_a_run_that_diverges_stops_and_goes_back_to_the_last_good_state(tmp_path):
