@@ -7,9 +7,9 @@ dialogues), the same LoRA rank, prompts, batch, reply length and four epochs, an
 with a reward of the base's size. Each side runs in a process of its own, the sides take turns
 round after round, the first update of each process is left out. TRL runs unmodified, with the
 rollout batch that suits it best: the whole batch. `same` is our engine with LoRA on all layers in
-float32, `default` is the recipe of `dialog-rl train` (LoRA on the top half, arithmetic as measured
-to be faster). Memory is the peak of the process over what it held before the models were made. A
-ratio is between the medians of one round; its interval spans the rounds.
+float32, `default` is the recipe of `dialog-rl train` (LoRA on the top quarter, arithmetic as
+measured to be faster). Memory is the peak of the process over what it held before the models were
+made. A ratio is between the medians of one round; its interval spans the rounds.
 """
 
 import argparse
@@ -249,7 +249,7 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
         response_length=shape.response,
         learning_rate=RATE,
         lora_r=RANK,
-        lora_layers="top_half" if default else "all",
+        lora_layers="top_quarter" if default else "all",
         dtype="auto" if default else "float32",
         max_seconds=1e9,
         save_steps=10**6,

@@ -4,7 +4,7 @@
 
 Both train the bundled model on the same prompts with the same reward (`ppo_runs.py`: courtesy, in
 spreads of the base's replies), LoRA rank 16, 32 replies per update, four epochs, one minibatch and
-the same KL coefficient; ours by the default recipe (LoRA on the top half, arithmetic as measured),
+the same KL coefficient; ours by the default recipe (LoRA on the top quarter),
 TRL's with LoRA on all layers. Each side has the learning rate that reached most on seed 100, which
 is not among the seeds that count. TRL's reward costs it nothing here: the text is scored by the
 same Python function. What was reached is the reward of fresh replies to 100 other prompts.

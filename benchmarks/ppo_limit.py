@@ -22,7 +22,7 @@ format, the best of several tries and ways; memory by a product whose weight is 
 cache. The limit is the sum of the products at those rates. Not counted: norms, softmax, rotations,
 the optimizer, merging the adapter, choosing tokens, Python. `strict` leaves out the policy's
 forward of `score`, which the first epoch repeats when there is one minibatch. A share is limit over
-measured time. `same` is LoRA on all layers in float32, `default` the top half with passes and
+measured time. `same` is LoRA on all layers in float32, `default` the top quarter with passes and
 sampling in bfloat16. The interval is that of the extreme updates. About five minutes on two quiet
 cores.
 """
@@ -262,7 +262,7 @@ def make_trainer(shape: Shape, updates: int, *, default: bool, folder: Path) -> 
         num_ppo_epochs=4,
         total_episodes=shape.batch * updates,
         response_length=shape.response,
-        lora_layers="top_half" if default else "all",
+        lora_layers="top_quarter" if default else "all",
         dtype="bfloat16" if default else "float32",
         max_kl=1e6,
         max_seconds=1e9,

@@ -60,7 +60,9 @@ WAYS: Mapping[str, Way] = {
     "top_quarter": Way(title="LoRA on the top quarter", layers="top_quarter"),
     "passes": Way(title="passes in bfloat16", passes="bfloat16"),
     "sampling": Way(title="sampling in bfloat16", sampling="bfloat16"),
-    "default": Way(title="ours, default recipe", layers="top_half", passes="auto", sampling="auto"),
+    "default": Way(
+        title="ours, default recipe", layers="top_quarter", passes="auto", sampling="auto"
+    ),
 }
 
 

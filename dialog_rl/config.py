@@ -218,9 +218,10 @@ class TrainSettings:
     """Rank of the adapter."""
     lora_alpha: float = 32.0
     """The adapter's update is scaled by lora_alpha / lora_r."""
-    lora_layers: LayerChoice = "top_half"
+    lora_layers: LayerChoice | None = None
     """Decoder layers that carry the adapter, counted from the top. What lies below is frozen and
-    computed once per batch of replies for policy, reference and every epoch."""
+    computed once per batch of replies for policy, reference and every epoch. If not given: the top
+    quarter where replies to logged prompts are reinforced, else the top half."""
 
     sft: bool = True
     """First imitate approved and corrected replies (skipped if there are fewer than 8)."""
@@ -295,7 +296,7 @@ class TrainSettings:
     """Optimizer steps per pass over a batch."""
     num_ppo_epochs: int = 2
     """Passes over each batch."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Learning rate of the adapter in PPO."""
     value_learning_rate: float = 1e-3
     """Learning rate of the value head."""
@@ -365,7 +366,8 @@ class TrainSettings:
         """Check names and ranges."""
         _one_of("algo", self.algo, ALGOS)
         _one_of("init_from", self.init_from, ("incumbent", "base"))
-        _one_of("lora_layers", self.lora_layers, ("all", "top_half", "top_quarter"))
+        if self.lora_layers is not None:
+            _one_of("lora_layers", self.lora_layers, ("all", "top_half", "top_quarter"))
         _one_of("kl_estimator", self.kl_estimator, ("k1", "k3"))
         _one_of("credit", self.credit, ("token", "turn", "dialogue"))
         _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
@@ -415,6 +417,11 @@ class TrainSettings:
         """PPO updates that ``total_episodes`` takes, the last batch full."""
         return -(-self.total_episodes // self.batch_size)
 
+    def adapted_layers(self) -> LayerChoice:
+        """``lora_layers``, or what stands for it."""
+        reinforced = self.env is None and self.algo in ("ppo", "grpo", "rloo")
+        return self.lora_layers or ("top_quarter" if reinforced else "top_half")
+
     def rule_weights(self) -> dict[str, float]:
         """Weight of each rule reward by name."""
         weights = self.reward_weights or (1.0,) * len(self.reward_funcs)
@@ -434,6 +441,7 @@ ENV_DEFAULTS: dict[str, Any] = {
     "total_episodes": 9600,
     "max_seconds": 1050.0,
     "num_ppo_epochs": 3,
+    "learning_rate": 1e-3,
     "kl_coef": 0.05,
     "lam": 1.0,
 }
@@ -461,6 +469,7 @@ def env_defaults(env: str) -> dict[str, Any]:
                 "reward_funcs": (reward,),
                 "max_seconds": 600.0,
                 "total_episodes": 9600,
+                "learning_rate": 1e-3,
                 "kl_coef": 0.05,
             }
     return dict(ENV_DEFAULTS)

@@ -220,7 +220,7 @@ class _Work:
             self.policy.model,
             lora_r=settings.lora_r,
             lora_alpha=settings.lora_alpha,
-            lora_layers=settings.lora_layers,
+            lora_layers=settings.adapted_layers(),
             init_adapter=(
                 None if head["init_from"] == BASE_VERSION else self.registry.path(head["init_from"])
             ),

@@ -175,7 +175,9 @@ def _unreadable(source: str, error: Exception) -> PolicyError:
 def model_size(model: Any, settings: TrainSettings, device: str) -> ModelSize:
     """Read the sizes off a model without weights."""
     _, layers = decoder_layers(model)
-    adapted = set(lora_config(model, settings.lora_r, 1, settings.lora_layers).target_modules or ())
+    adapted = set(
+        lora_config(model, settings.lora_r, 1, settings.adapted_layers()).target_modules or ()
+    )
     shapes = {n: tuple(model.get_submodule(n).weight.shape) for n in adapted}
     config = model.config
     heads = config.num_attention_heads

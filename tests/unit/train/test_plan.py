@@ -106,7 +106,7 @@ def test_sizes_are_read_off_a_model_without_weights(name, tmp_path):
     policy.tokenizer.save_pretrained(tmp_path)
     empty = empty_model(str(tmp_path), AutoModelForCausalLM)
     assert {p.device.type for p in empty.parameters()} == {"meta"}
-    size = model_size(empty, TrainSettings(lora_r=3), "cpu")
+    size = model_size(empty, TrainSettings(lora_r=3, lora_layers="top_half"), "cpu")
     actor = Actor(policy.model, lora_r=3)
     assert size.parameters == sum(p.numel() for p in policy.model.parameters())
     assert size.adapter == sum(p.numel() for p in actor.adapter_parameters().values())
@@ -117,6 +117,8 @@ def test_sizes_are_read_off_a_model_without_weights(name, tmp_path):
     kept = cache.past_key_values.layers[0]
     assert size.cached == kept.keys.numel() + kept.values.numel()
     assert len(decoder_layers(empty)[1]) == 4
+    assert model_size(empty, TrainSettings(), "cpu").adapted_layers == 1
+    assert model_size(empty, TrainSettings(algo="sft"), "cpu").adapted_layers == 2
 
 
 def home_with_thumbs(tmp_path, count=24):
