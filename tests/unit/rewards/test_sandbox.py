@@ -2,9 +2,12 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -440,3 +443,48 @@ def test_a_system_without_walls_refuses_to_run_anything(monkeypatch: pytest.Monk
         run(Check(program=HONEST, tests=["assert f() == 1"]))
     monkeypatch.setenv(sandbox.ALLOW_WEAK, "1")
     assert run(Check(program=HONEST, tests=["assert f() == 1"])).score == 1
+
+
+def test_a_plain_user_has_walls_too() -> None:
+    python = Path("/usr/bin/python3")  # the one that runs this may be for root alone
+    if os.getuid() != 0 or not python.exists():
+        pytest.skip("this runs as a plain user already, or there is no Python that all may use")
+    asked = [python, "-c", "import sys; print(sys.version_info >= (3, 11))"]
+    if subprocess.run(asked, capture_output=True, text=True).stdout.strip() != "True":
+        pytest.skip(f"{python} is older than 3.11")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        package = Path(sandbox.__file__).parents[1]
+        shutil.copytree(package, folder / package.name)
+        victim = folder / "victim"
+        victim.write_text("still here")
+        script = f"""
+            import os
+            from reward_models.sandbox.run import WALLS, Check, contained, run, standing
+            assert os.getuid() == 65534 and contained(standing()), standing()
+            attacks = ["import os; os.remove({str(victim)!r})", "import os; os.fork()",
+                       "import socket; socket.socket()", "print(open({str(victim)!r}).read())"]
+            for walls in (WALLS, ("landlock", "seccomp")):
+                for attack in attacks:
+                    found = run(Check(program=attack, tests=["assert True"]), walls=walls)
+                    assert found.score == 0 and "still here" not in found.output, (attack, found)
+                honest = Check(program="def f(): return 1", tests=["assert f() == 1"])
+                assert run(honest, walls=walls).score == 1
+            print("contained")
+        """
+        for path in (folder, victim, *folder.rglob("*")):
+            path.chmod(0o777)
+        done = subprocess.run(
+            [python, "-c", textwrap.dedent(script)],
+            cwd=folder,
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            env={"PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if "AssertionError: (" in done.stderr and "assert os.getuid" in done.stderr:
+            pytest.skip("this system has no walls for a plain user")
+        assert done.stdout == "contained\n", done.stderr
+        assert victim.read_text() == "still here"
