@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dialog_rl.gate import Progress
     from dialog_rl.policy import Policy
     from dialog_rl.registry import AdapterRegistry
+    from dialog_rl.task_gate import HeldOutTasks
 
 
 def held_out(judgements: Sequence[Judgement], lineage: dict[str, Any]) -> list[Judgement]:
@@ -124,33 +125,45 @@ def judge_versions_on_tasks(
         RegistryError: there is no such version.
         PolicyError: the model or an adapter cannot be loaded.
     """
-    from dialog_rl.config import TrainSettings
     from dialog_rl.manager import DialogManager
-    from dialog_rl.task_gate import HeldOutTasks, judge_on_tasks
-    from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
+    from dialog_rl.task_gate import judge_on_tasks
 
     registry, incumbent, lineage = _sides(home, candidate, incumbent)
-    kind = TASK_KINDS[env]
-    tasks = split_tasks(read_tasks(kind, data))
-    trained = lineage.get("settings", {})
+    held_out = _held_out_tasks(env, data, lineage.get("settings", {}), settings.num_prompts)
+    policy = _serving(registry, model_name_or_path, candidate, incumbent)
+    verdict = judge_on_tasks(DialogManager(policy), candidate, incumbent, held_out, settings)
+    verdict.write(home / "verdicts" / f"{candidate}-against-{incumbent}")
+    return verdict
+
+
+def _held_out_tasks(env: str, data: str, trained: dict[str, Any], most: int) -> "HeldOutTasks":
+    """The held-out tasks of a file, with the rewards and sampling that a version was trained with.
+
+    Args:
+        env: translation, summarisation or code.
+        data: the task file.
+        trained: settings of the candidate's run; empty if it comes from elsewhere.
+        most: tasks to ask at most.
+    """
+    from dialog_rl.config import TrainSettings
+    from dialog_rl.task_gate import HeldOutTasks
+    from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
+
     usual = TrainSettings.with_env(env, data=data)
-    names = trained["reward_funcs"] if trained.get("env") == env else usual.reward_funcs
-    weights = trained.get("reward_weights") if trained.get("env") == env else None
-    held_out = HeldOutTasks(
-        kind=kind,
-        tasks=tasks.test,
-        most=settings.num_prompts,
-        weights=dict(zip(names, weights or (1.0,) * len(names), strict=True)),
+    own = trained if trained.get("env") == env else {}
+    names = own.get("reward_funcs") or usual.reward_funcs
+    weights = own.get("reward_weights") or (1.0,) * len(names)
+    return HeldOutTasks(
+        kind=TASK_KINDS[env],
+        tasks=split_tasks(read_tasks(TASK_KINDS[env], data)).test,
+        most=most,
+        weights=dict(zip(names, weights, strict=True)),
         params=SamplingParams(
             temperature=trained.get("temperature", usual.temperature),
             top_p=1.0,
             max_new_tokens=trained.get("response_length", usual.response_length),
         ),
     )
-    policy = _serving(registry, model_name_or_path, candidate, incumbent)
-    verdict = judge_on_tasks(DialogManager(policy), candidate, incumbent, held_out, settings)
-    verdict.write(home / "verdicts" / f"{candidate}-against-{incumbent}")
-    return verdict
 
 
 def _sides(

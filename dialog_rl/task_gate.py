@@ -121,21 +121,7 @@ def judge_on_tasks(
     new, old = sides
     measures = task_measures(new, old, settings.seed)
     report(0.85, "measuring form and skills")
-    fresh = FreshReplies(
-        tuple(task.messages for task in tasks),
-        tuple(a.reply for a in new),
-        tuple(a.reply for a in old),
-        tuple(a.cut for a in new),
-        tuple(a.cut for a in old),
-    )
-    measures += form_measures(fresh, settings)
-    known = [
-        {"messages": [*task.messages, *assistant_message(task.reference)]}
-        for task in tasks
-        if task.reference
-    ]
-    if known:
-        measures.append(heldout_perplexity(manager, known, candidate, incumbent, settings))
+    measures += _form_and_skills(manager, candidate, incumbent, new, old, settings)
     ship, reasons = decide_on_tasks(measures)
     report(1.0, "ship" if ship else "do not ship")
     return Verdict(
@@ -155,6 +141,33 @@ def judge_on_tasks(
         seconds=time.time() - begun,
         created_at=begun,
     )
+
+
+def _form_and_skills(
+    manager: "DialogManager",
+    candidate: str,
+    incumbent: str,
+    new: Sequence[Answered],
+    old: Sequence[Answered],
+    settings: GateSettings,
+) -> list[Measure]:
+    """Length, cuts and variety of the answers, and how likely the file's own are found."""
+    fresh = FreshReplies(
+        tuple(a.task.messages for a in new),
+        tuple(a.reply for a in new),
+        tuple(a.reply for a in old),
+        tuple(a.cut for a in new),
+        tuple(a.cut for a in old),
+    )
+    known = [
+        {"messages": [*a.task.messages, *assistant_message(a.task.reference)]}
+        for a in new
+        if a.task.reference
+    ]
+    measures = form_measures(fresh, settings)
+    if known:
+        measures.append(heldout_perplexity(manager, known, candidate, incumbent, settings))
+    return measures
 
 
 def decide_on_tasks(measures: Sequence[Measure]) -> tuple[bool, list[str]]:

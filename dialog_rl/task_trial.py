@@ -3,7 +3,7 @@
 import html
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,18 +136,9 @@ def answer_tasks(
     found = split_tasks(read_tasks(kind, settings.data or ""))
     tasks = list(found.train if settings.split == "train" else found.test)
     reward = measuring(kind, {})
-    registry = AdapterRegistry(home)
-    versions = settings.version or (registry.current(),)
-    folders = {v: registry.path(v) for v in versions if v not in (BASE_VERSION, REFERENCE)}
-    manager: DialogManager | None = None
-    if any(version != REFERENCE for version in versions):
-        from dialog_rl.manager import DialogManager as Manager
-        from dialog_rl.policy import Policy
-
-        policy = Policy.load(model_name_or_path, num_threads=settings.num_threads)
-        for version, folder in folders.items():
-            policy.add_version(version, folder)
-        manager = Manager(policy, params=settings.sampling())
+    versions = settings.version or (AdapterRegistry(home).current(),)
+    manager = _manager(settings, home, model_name_or_path, versions)
+    if manager is not None:
         tasks = fitting(manager, tasks, settings.conversations)
     tasks = tasks[: settings.conversations]
     began = time.monotonic()
@@ -170,3 +161,22 @@ def answer_tasks(
                 done=done,
             )
     return Trial(settings=settings, answers=answers, seconds=time.monotonic() - began)
+
+
+def _manager(
+    settings: SimulateSettings, home: Path, model_name_or_path: str | None, versions: Sequence[str]
+) -> "DialogManager | None":
+    """Serves the versions that are a model; None if none is."""
+    from dialog_rl.registry import AdapterRegistry
+
+    registry = AdapterRegistry(home)
+    folders = {v: registry.path(v) for v in versions if v not in (BASE_VERSION, REFERENCE)}
+    if all(version == REFERENCE for version in versions):
+        return None
+    from dialog_rl.manager import DialogManager
+    from dialog_rl.policy import Policy
+
+    policy = Policy.load(model_name_or_path, num_threads=settings.num_threads)
+    for version, folder in folders.items():
+        policy.add_version(version, folder)
+    return DialogManager(policy, params=settings.sampling())

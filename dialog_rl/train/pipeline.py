@@ -43,8 +43,7 @@ from dialog_rl.q_function import QCard, QFunction
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.rollout import Sampler, TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
-from dialog_rl.task_gate import HeldOutTasks, judge_on_tasks
-from dialog_rl.tasks import TASK_KINDS
+from dialog_rl.task_gate import judge_on_tasks
 from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts, Talks
@@ -68,7 +67,7 @@ from dialog_rl.train.reward import (
 )
 from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
 from dialog_rl.train.successes import successes
-from dialog_rl.train.task_data import freeze_tasks, task_answers, task_prompts
+from dialog_rl.train.task_data import freeze_tasks, held_out_tasks, task_answers, task_prompts
 from dialog_rl.verdict import Verdict, read_verdict
 from reward_models.composite import CompositeReward
 
@@ -456,13 +455,7 @@ class _Work:
             self.stage("gate", share, text)
 
         if self.tasks is not None:
-            held_out = HeldOutTasks(
-                kind=TASK_KINDS[settings.env or ""],
-                tasks=self.tasks.test,
-                most=settings.test_conversations,
-                weights=settings.rule_weights(),
-                params=settings.rollout_sampling(),
-            )
+            held_out = held_out_tasks(self.tasks, settings)
             return judge_on_tasks(manager, *sides, held_out, self.gate, progress=told)
         if self.domain is None:
             return judge(

@@ -217,15 +217,8 @@ def workload(
     def tokens(prompt: Sequence[Message]) -> int:
         return min(len(render_ids(tokenizer, prompt)), budget)
 
-    train, test, conversations = _feedback(home, settings)
-    tasks = None
-    if settings.data is not None:
-        tasks = split_tasks(
-            read_tasks(TASK_KINDS[settings.env or ""], settings.data),
-            test_fraction=settings.test_fraction,
-        )
-        conversations = [task.messages for task in tasks.train]
-    prompts = sorted((tokens(p) for p in conversations), reverse=True)
+    found = _material(home, settings)
+    prompts = sorted((tokens(p) for p in found.prompts), reverse=True)
     remarks = []
     if not prompts:
         prompts = [budget]
@@ -233,21 +226,13 @@ def workload(
     examples = sorted(
         (
             tokens(prompt) + min(len(render_reply_ids(tokenizer, text)), reply)
-            for prompt, text in (
-                approved(train)
-                if tasks is None
-                else [(task.messages, task.reference) for task in tasks.train if task.reference]
-            )
+            for prompt, text in found.examples
         ),
         reverse=True,
     )
     imitates = settings.algo == "sft" or (settings.sft and len(examples) >= sft.LEAST)
-    if tasks is None:
-        asked = [tokens(p) for p in choose_prompts(test, heldout_dialogues(), GateSettings())]
-        answer = SamplingParams().max_new_tokens
-    else:
-        asked = [tokens(task.messages) for task in tasks.test[: settings.test_conversations]]
-        answer = reply
+    asked = [tokens(p) for p in found.asked]
+    answer = SamplingParams().max_new_tokens if settings.data is None else reply
     ppo = settings.algo == "ppo"
     group = settings.num_generations
     per_batch = settings.batch_size // group
@@ -257,9 +242,8 @@ def workload(
         per_batch,
     )
     row = prompts[0] + group * reply
-    if (
-        settings.env is not None and settings.data is None
-    ):  # whole conversations, as long as the context allows
+    if settings.env is not None and settings.data is None:
+        # Whole conversations, as long as the context allows.
         prompts, row = [budget], budget + reply
         remarks = [f"conversations are assumed to fill the context of {budget} tokens"]
     decoding = cores if fast else 1
@@ -268,7 +252,9 @@ def workload(
     read = RewardModelSettings().reply_tokens + RewardModelSettings().context_tokens
     return Workload(
         cores=cores,
-        read=min(READER_TOKENS, read * len(train)) if ppo and settings.learned_reward_weight else 0,
+        read=min(READER_TOKENS, read * len(found.train))
+        if ppo and settings.learned_reward_weight
+        else 0,
         imitate_rows=min(sft.ROWS, len(examples)) if imitates else 0,
         imitate_width=examples[0] if examples else 0,
         imitate_all=sum(examples) if imitates else 0,
@@ -278,8 +264,46 @@ def workload(
         learn_all=per_batch * row if ppo else 0,
         judge_slots=decode_slots(asked, answer, decoding),
         judge_tokens=sum(asked) + len(asked) * answer,
-        judge_places=sum(len(render_reply_ids(tokenizer, j.completion)) for j in test),
+        judge_places=sum(len(render_reply_ids(tokenizer, j.completion)) for j in found.test),
     ), remarks
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """What a run reads."""
+
+    train: Sequence[Judgement]
+    test: Sequence[Judgement]
+    prompts: Sequence[Sequence[Message]]
+    """What PPO answers."""
+    examples: Sequence[tuple[Sequence[Message], str]]
+    """What SFT imitates."""
+    asked: Sequence[Sequence[Message]]
+    """What the verdict asks."""
+
+
+def _material(home: Path, settings: TrainSettings) -> _Material:
+    """Read the store, and the task file of a run that has one."""
+    train, test, prompts = _feedback(home, settings)
+    if settings.data is None:
+        return _Material(
+            train=train,
+            test=test,
+            prompts=prompts,
+            examples=approved(train),
+            asked=choose_prompts(test, heldout_dialogues(), GateSettings()),
+        )
+    tasks = split_tasks(
+        read_tasks(TASK_KINDS[settings.env or ""], settings.data),
+        test_fraction=settings.test_fraction,
+    )
+    return _Material(
+        train=train,
+        test=(),  # nobody's ratings are asked
+        prompts=[task.messages for task in tasks.train],
+        examples=[(task.messages, task.reference) for task in tasks.train if task.reference],
+        asked=[task.messages for task in tasks.test[: settings.test_conversations]],
+    )
 
 
 def _feedback(

@@ -9,6 +9,7 @@ from dialog_rl.config import TrainSettings
 from dialog_rl.durable import write_json
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.task_answers import measuring
+from dialog_rl.task_gate import HeldOutTasks
 from dialog_rl.tasks import TASK_KINDS, Task, TaskSet, read_tasks, split_tasks
 from dialog_rl.train.run_data import Examples
 
@@ -55,3 +56,14 @@ def task_answers(
 ) -> list[tuple[TrainingPrompt, tuple[int, ...]]]:
     """What SFT imitates: the file's own answers, where it has any."""
     return examples.replies([(task.messages, task.reference) for task in tasks if task.reference])
+
+
+def held_out_tasks(tasks: TaskSet, settings: TrainSettings) -> HeldOutTasks:
+    """What the run's verdict asks, sampled and scored as in training."""
+    return HeldOutTasks(
+        kind=TASK_KINDS[settings.env or ""],
+        tasks=tasks.test,
+        most=settings.test_conversations,
+        weights=settings.rule_weights(),
+        params=settings.rollout_sampling(),
+    )

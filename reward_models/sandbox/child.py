@@ -10,7 +10,6 @@ to standard output as a line of JSON, the warden another one if time ran out. Wh
 prints goes to standard error, whose reader stops reading at some length.
 """
 
-import builtins
 import contextlib
 import json
 import os
@@ -20,8 +19,9 @@ import time
 from typing import Any, NoReturn
 
 from reward_models.sandbox import hook, walls
+from reward_models.sandbox.answers import Answers
 from reward_models.sandbox.judge import judge
-from reward_models.sandbox.wire import Broken, Line, decode, encode
+from reward_models.sandbox.wire import Broken, Line
 
 _QUESTIONS, _ANSWERS = 3, 4
 """The program's ends of the two pipes."""
@@ -213,47 +213,6 @@ def _program(settings: dict[str, Any], source: str, private: bool) -> NoReturn:
         hook.install(os.getcwd(), walls.libraries(), forks=_may_fork(settings))
         standing.append("hook")
     line.send({"walls": standing})
-    names: dict[str, Any] = {"__name__": "program"}
-    kept: list[Any] = []
-
-    def handle(value: Any) -> Any:
-        kept.append(value)
-        return ["x", "kept", len(kept) - 1]
-
-    def found(place: list[Any]) -> Any:
-        if place[0] == "kept":
-            return kept[place[1]]
-        if place[0] == "builtin":
-            return getattr(builtins, place[1])
-        if place[1] not in names:
-            raise NameError(f"name {place[1]!r} is not defined")
-        return names[place[1]]
-
-    def answer(question: list[Any]) -> Any:
-        what, place, value = question
-        target, value = found(place), decode(value, found)
-        if what == "call":
-            return target(*value[0], **value[1])
-        if what == "get":
-            return getattr(target, value)
-        if what == "set":
-            return setattr(target, *value)
-        if what == "list":
-            return list(target)
-        return len(target) if what == "len" else target[value]
-
-    def attempt(work: Any) -> None:
-        try:
-            reply = ["value", encode(work(), handle)]
-            sys.stdout.flush()
-        except BaseException as error:  # boundary: the program may raise anything
-            reply = ["error", [type(error).__name__, str(error)[:500]]]
-        line.send(reply)
-
-    attempt(lambda: exec(compile(source, "program.py", "exec"), names))
-    while True:
-        try:
-            question = line.receive()
-        except Broken:
-            os._exit(0)
-        attempt(lambda question=question: answer(question))
+    answers = Answers(line)
+    answers.load(source)
+    answers.serve()

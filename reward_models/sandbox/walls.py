@@ -145,7 +145,7 @@ def furnish(root: str, size: int) -> bool:
         size: bytes that all files in /tmp may hold together; they live in memory.
 
     Returns:
-        Whether it was done; if not, everything is as it was.
+        Whether it was done; if not, this process still sees the file system that it saw.
     """
     try:
         _mount(None, "/", None, _REC | _PRIVATE)
