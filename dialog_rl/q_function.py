@@ -22,6 +22,9 @@ from dialog_rl.registry import Q_FUNCTION
 
 _FORMAT = 1
 _HIDDEN = 128
+_STATES = 0.1
+"""How large hidden states enter beside what was counted, of which there are some fifteen times
+fewer; at 1 a few hundred turns are learned by heart from them."""
 _CLIP = 4.0
 """Features further from the mean than so many spreads count as that far."""
 
@@ -45,12 +48,14 @@ class QFunction(nn.Module):
 
     mean: Tensor
     spread: Tensor
+    size: Tensor
 
-    def __init__(self, width: int, *, seed: int = 0) -> None:
+    def __init__(self, width: int, *, counted: int | None = None, seed: int = 0) -> None:
         """Make an untrained one, which values everything at 0.
 
         Args:
             width: D.
+            counted: features that come before the hidden states; all if not given.
             seed: of the first weights.
         """
         super().__init__()
@@ -69,6 +74,8 @@ class QFunction(nn.Module):
         nn.init.zeros_(last.bias)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
+        self.register_buffer("size", torch.ones(width))
+        self.size[width if counted is None else counted :] = _STATES
 
     def measure(self, features: Tensor) -> None:
         """Take mean and spread of the features from a sample, [N, D]."""
@@ -78,7 +85,7 @@ class QFunction(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Values [...] of features [..., D]."""
         standard = ((features.float() - self.mean) / self.spread).clamp(-_CLIP, _CLIP)
-        values: Tensor = self.layers(standard)
+        values: Tensor = self.layers(standard * self.size)
         return values.squeeze(-1)
 
     @torch.no_grad()

@@ -188,7 +188,7 @@ def learn_q(
     Raises:
         NotEnoughFeedback: nothing to learn from.
     """
-    q = QFunction(reader.width, seed=settings.seed)
+    q = QFunction(reader.width, counted=reader.counted, seed=settings.seed)
     learner = Learner(q, Replay(settings.candidates, reader.width), settings)
     explorer = Explorer(reader, sampler, q, settings)
     if reward is not None:

@@ -119,3 +119,16 @@ def test_a_network_without_training_values_everything_at_nothing() -> None:
     q.measure(torch.tensor([[0.0] * 5, [2.0] * 5]))
     assert q.mean.tolist() == [1.0] * 5
     assert q.spread.tolist() == [1.0] * 5
+
+
+def test_hidden_states_enter_at_a_tenth_of_the_size_of_what_was_counted() -> None:
+    # Equal weights on both: a step of one spread in the counted feature moves the value as far as
+    # ten spreads of a hidden state would (the features are clipped at four, so three against 0.3).
+    q = QFunction(2, counted=1, seed=1)
+    first, last = q.layers[0], q.layers[-1]
+    torch.nn.init.normal_(last.weight, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first.weight[:, 1] = first.weight[:, 0]
+        hidden, counted = q(torch.tensor([[0.0, 3.0], [0.3, 0.0]])).tolist()
+        assert q(torch.tensor([0.0, 0.0])) != hidden
+    assert hidden == pytest.approx(counted, abs=1e-6)
