@@ -6,8 +6,8 @@ users whose goals, names and phrasings it never met (``split="test"``). Beside i
 agent, which is the ceiling, and random acts. DQN must reach 90 % of the scripted agent's success.
 
 ``--domain PATH`` does the same for another domain, ``--domain movies`` for TC-Bot's movie goals
-(``tcbot_movie`` in the folder of real data) with 100,000 acts, beside TC-Bot's own figures. About 2
-minutes of one core for the concierge, 8 for the movies.
+(``tcbot_movie`` in the folder of real data) with 20,000 acts, beside TC-Bot's own figures. About 2
+minutes of one core each.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def tcbot_rows(folder: Path, command: str) -> list[ResultRow]:
 
 def compare(args: argparse.Namespace, domain: Domain, command: str) -> tuple[list[ResultRow], bool]:
     """Train on the training users and serve unseen ones; return the figures, bar first."""
-    steps = args.steps or (10_000 if domain.name == "concierge" else 100_000)
+    steps = args.steps or (10_000 if domain.name == "concierge" else 20_000)
     best, best_turns = serve(scripted, args.users, domain=domain)
     chance, _ = serve(at_random(0), args.users, domain=domain)
     successes: list[float] = []

@@ -240,9 +240,8 @@ def simulate(
     With --domain translation, summarisation or code and --data: let it answer tasks.
     """
     settings = build(SimulateSettings, flags)
-    if settings.data is not None and (
-        idle := {"max_turns", "batch_size"} & {*given(type(settings))}
-    ):
+    for_users = {"max_turns", "batch_size", "user", "logs", "user_model_name_or_path", "fidelity"}
+    if settings.data is not None and (idle := for_users & {*given(type(settings))}):
         raise ConfigError(f"{min(idle)} has no effect with a task of one turn; leave it out")
     refuse_idle_candidates(given(SimulateSettings), settings.decode)
     from tqdm import tqdm

@@ -141,11 +141,23 @@ class SimulateSettings:
     hand-written agent that needs no model); the adapter in service if not given. Repeatable: all
     meet the same users."""
     domain: str = "concierge"
-    """What the users want: a domain that ships with the package, or a JSON file. Or a task of one
-    turn, whose questions are in data: translation, summarisation, code; "scripted" then gives the
-    file's own answers."""
+    """What the users want: a domain that ships with the package, a JSON file, a folder with
+    TC-Bot's movie data, or FOLDER#SERVICE of Schema-Guided Dialogue. Or a task of one turn, whose
+    questions are in data: translation, summarisation, code; "scripted" then gives the file's own
+    answers."""
     data: str | None = None
     """With domain translation, summarisation or code: the task file, JSON Lines."""
+    user: Literal["agenda", "fitted", "llm"] = "agenda"
+    """How the users speak: in phrases of the domain (agenda), in turns of logged conversations
+    (fitted), or as a language model that plays them (llm)."""
+    logs: str | None = None
+    """Conversations that fitted users are learned from: JSON Lines with "messages", or
+    FOLDER#SERVICE of Schema-Guided Dialogue. Those of the train split are used."""
+    user_model_name_or_path: str | None = None
+    """Model that plays the users (llm): a folder or a Hub id; the bundled one if not given."""
+    fidelity: str | None = None
+    """Compare the users' turns with those of real ones in these conversations (as for logs, those
+    of the chosen split), and write fidelity.html and fidelity.json."""
     split: Literal["train", "test"] = "test"
     """Which of the users' phrasings and which names are used; the two sets are disjoint."""
     conversations: int = 100
@@ -174,6 +186,7 @@ class SimulateSettings:
     def __post_init__(self) -> None:
         """Check names and ranges."""
         _one_of("split", self.split, ("train", "test"))
+        self._check_users()
         _between("conversations", self.conversations, 1, 1_000_000)
         _between("batch_size", self.batch_size, 1, 4096)
         _between("max_turns", self.max_turns, 1, 1000)
@@ -185,6 +198,17 @@ class SimulateSettings:
         if repeated := {v for v in self.version if self.version.count(v) > 1}:
             raise ConfigError(f"version {sorted(repeated)[0]!r} is given twice")
         self.sampling()
+
+    def _check_users(self) -> None:
+        _one_of("user", self.user, ("agenda", "fitted", "llm"))
+        if self.user == "fitted" and self.logs is None:
+            raise ConfigError("user fitted needs logs: name a file of conversations")
+        if self.user != "fitted" and self.logs is not None:
+            raise ConfigError(f"logs has no effect with user {self.user}; it is for user fitted")
+        if self.user != "llm" and self.user_model_name_or_path is not None:
+            raise ConfigError(
+                f"user_model_name_or_path has no effect with user {self.user}; it is for user llm"
+            )
 
     def sampling(self) -> SamplingParams:
         """How replies are sampled."""
@@ -199,9 +223,9 @@ class TrainSettings:
 
     env: str | None = None
     """Learn from conversations with simulated users instead of logged prompts: a domain that ships
-    with the package (concierge), or a JSON file. Needs no ratings unless learned_reward_weight is
-    given; other settings then start from values of their own, see the guide. Or learn a task of one
-    turn from the answers in data: translation, summarisation, code."""
+    with the package (concierge), or a path as for simulate --domain. Needs no ratings unless
+    learned_reward_weight is given; other settings then start from values of their own, see the
+    guide. Or learn a task of one turn from the answers in data: translation, summarisation, code."""
     data: str | None = None
     """With env translation, summarisation or code: the task file, JSON Lines."""
     algo: Algo = "ppo"

@@ -20,11 +20,16 @@ from dialog_rl.display import columns
 from dialog_rl.durable import without_nan, write_json, write_text
 from dialog_rl.envs.acts import Belief, realise, scripted_act
 from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
-from dialog_rl.envs.domain import load_domain
+from dialog_rl.envs.domain import Domain, load_domain
+from dialog_rl.envs.fidelity import DISTANCES, Fidelity, compare, read_all
+from dialog_rl.envs.logs import LoggedDialogue, read_logs
 from dialog_rl.envs.measures import Ending, Episode, Step, difference, measure
-from dialog_rl.envs.page import figure, page
+from dialog_rl.envs.page import fidelity_page, figure, page
+from dialog_rl.envs.recognise import readers
 from dialog_rl.envs.thumbs import rating_lines
+from dialog_rl.envs.users import Generate, make_voices
 from dialog_rl.evaluate import Interval
+from reward_models.base import Message
 
 if TYPE_CHECKING:
     from dialog_rl.manager import DialogManager
@@ -174,6 +179,8 @@ class Simulation:
     episodes: dict[str, list[Episode]]
     """By version."""
     seconds: float
+    fidelity: dict[str, Fidelity]
+    """Likeness of the users to real ones, by version; empty if there was nothing to compare."""
 
     @cached_property
     def measures(self) -> dict[str, dict[str, Interval]]:
@@ -200,12 +207,25 @@ class Simulation:
             f"success of {version} minus {first}: {figure(gain)}"
             for version, gain in self.gains.items()
         ]
+        if self.fidelity:
+            lines += ["", *self._fidelity_table()]
         replies = sum(len(e.steps) for episodes in self.episodes.values() for e in episodes)
         lines.append(f"{replies} replies in {self.seconds:.1f} s")
         return "\n".join(lines)
 
+    def _fidelity_table(self) -> list[str]:
+        rows = [["users against real ones", *self.fidelity]]
+        rows += [
+            [name, *(figure(report.distances[name]) for report in self.fidelity.values())]
+            for name in DISTANCES
+        ]
+        return columns(rows)
+
     def write(self, folder: Path) -> None:
-        """Write transcripts (.jsonl, .html), ratings.jsonl and measures.json into a folder."""
+        """Write transcripts (.jsonl, .html), ratings.jsonl and measures.json into a folder.
+
+        With a fidelity report also fidelity.json and fidelity.html.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         everything = [e for episodes in self.episodes.values() for e in episodes]
         lines = [
@@ -232,6 +252,11 @@ class Simulation:
         )
         title = f"Simulated users: {self.settings.domain}, {self.settings.split} split"
         write_text(folder / "transcripts.html", page(title, measured, everything))
+        if self.fidelity:
+            reports = {version: asdict(report) for version, report in self.fidelity.items()}
+            write_json(folder / "fidelity.json", without_nan(reports))
+            title = f"Simulated users ({self.settings.user}) and real ones: {self.settings.domain}"
+            write_text(folder / "fidelity.html", fidelity_page(title, self.fidelity))
 
 
 def simulate(
@@ -257,6 +282,8 @@ def simulate(
         RewardError: decode best_of, and there is no reward model in the home folder.
     """
     domain = load_domain(settings.domain)
+    logs = None if settings.logs is None else read_logs(settings.logs, domain)
+    real = None if settings.fidelity is None else read_logs(settings.fidelity, domain)
     from dialog_rl.registry import AdapterRegistry
 
     registry = AdapterRegistry(home)
@@ -280,9 +307,14 @@ def simulate(
             registry=registry,
             versions=[version for version in versions if version != SCRIPTED],
         )
+    voices = make_voices(
+        domain, settings.user, logs, _user_model(settings) if settings.user == "llm" else None
+    )
 
     def make_env() -> DialogEnv:
-        return DialogEnv(domain, split=settings.split, max_turns=settings.max_turns)
+        return DialogEnv(
+            domain, split=settings.split, max_turns=settings.max_turns, make_voice=voices
+        )
 
     began = time.monotonic()
     seeds = range(settings.seed, settings.seed + settings.conversations)
@@ -305,4 +337,34 @@ def simulate(
         base_id="" if manager is None else manager.policy.base_id,
         episodes=episodes,
         seconds=time.monotonic() - began,
+        fidelity={} if real is None else _fidelity(domain, settings, real, episodes),
     )
+
+
+def _user_model(settings: SimulateSettings) -> Generate:
+    """Load the model that plays the users; it samples as the assistant does."""
+    from dialog_rl.manager import DialogManager
+    from dialog_rl.policy import Policy
+
+    policy = Policy.load(settings.user_model_name_or_path, num_threads=settings.num_threads)
+    manager = DialogManager(policy, params=settings.sampling())
+
+    def generate(messages: Sequence[Message], seed: int) -> str:
+        return manager.reply_batch([messages], seeds=[seed])[0].generation.text
+
+    return generate
+
+
+def _fidelity(
+    domain: Domain,
+    settings: SimulateSettings,
+    real: Sequence[LoggedDialogue],
+    episodes: dict[str, list[Episode]],
+) -> dict[str, Fidelity]:
+    """Compare the users of every version with real ones of the same split."""
+    by_kind = readers(domain)
+    people = read_all([(d.kind, d.user_turns) for d in real if d.split == settings.split], by_kind)
+    return {
+        version: compare(people, read_all([(e.goal["kind"], e.user_turns) for e in talks], by_kind))
+        for version, talks in episodes.items()
+    }

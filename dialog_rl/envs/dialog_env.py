@@ -9,8 +9,10 @@ import gymnasium
 from gymnasium.spaces import Text
 
 from dialog_rl.envs.domain import Domain, Split, load_domain
+from dialog_rl.envs.phrasing import AgendaVoice
 from dialog_rl.envs.task import draw_task
 from dialog_rl.envs.user import AgendaUser, UserTurn
+from dialog_rl.envs.voice import MakeVoice
 from dialog_rl.errors import ConfigError, DataError
 from reward_models.base import Message
 
@@ -89,6 +91,7 @@ class DialogEnv(gymnasium.Env[str, str]):
         max_turns: int = 20,
         weights: RewardWeights | None = None,
         render_mode: str | None = None,
+        make_voice: MakeVoice = AgendaVoice,
     ) -> None:
         """Load the domain.
 
@@ -98,6 +101,7 @@ class DialogEnv(gymnasium.Env[str, str]):
             max_turns: replies after which the episode is truncated.
             weights: of the reward.
             render_mode: ``"ansi"`` or None.
+            make_voice: how the users speak; see :mod:`dialog_rl.envs.voice`.
 
         Raises:
             ConfigError: a value is not allowed.
@@ -114,6 +118,7 @@ class DialogEnv(gymnasium.Env[str, str]):
         self.max_turns = max_turns
         self.weights = weights or RewardWeights()
         self.render_mode = render_mode
+        self._make_voice = make_voice
         self.observation_space = ChatText(MAX_OBSERVATION_CHARS)
         self.action_space = ChatText(MAX_REPLY_CHARS)
         self.messages: list[Message] = []
@@ -150,7 +155,7 @@ class DialogEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed)
         task = draw_task(self.domain, self.split, self.np_random)
-        self._user = AgendaUser(task, self.np_random)
+        self._user = AgendaUser(task, self.np_random, self._make_voice)
         self._turn = self._user.open()
         self.messages = [
             {"role": "system", "content": task.catalogue.system_prompt()},

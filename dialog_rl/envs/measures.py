@@ -55,6 +55,11 @@ class Episode:
     steps: tuple[Step, ...]
 
     @property
+    def user_turns(self) -> tuple[str, ...]:
+        """What the user said."""
+        return tuple(m["content"] for m in self.messages if m["role"] == "user")
+
+    @property
     def total_reward(self) -> float:
         """The undiscounted return."""
         return sum(step.reward for step in self.steps)

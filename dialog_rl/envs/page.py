@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dialog_rl.display import document
+from dialog_rl.envs import fidelity
+from dialog_rl.envs.fidelity import Fidelity
 from dialog_rl.envs.measures import MEASURES, Episode
 from dialog_rl.evaluate import Interval
 
@@ -74,3 +76,34 @@ def page(
         f"{''.join(map(_conversation, shown))}"
     )
     return document(title, body, style=style)
+
+
+def fidelity_page(title: str, reports: Mapping[str, Fidelity]) -> str:
+    """Return the report on simulated and real users as HTML without script or network.
+
+    Args:
+        title: what was compared.
+        reports: by the version that the users talked with.
+    """
+    versions = "".join(f"<th>with {html.escape(version)}" for version in reports)
+    real = next(iter(reports.values())).real
+
+    def row(name: str, meaning: str, cells: Sequence[Interval]) -> str:
+        shown = "".join(f"<td class=n>{figure(cell)}</td>" for cell in cells)
+        return f"<tr><td>{html.escape(name)}<small>{html.escape(meaning)}</small></td>{shown}</tr>"
+
+    sides = "".join(
+        row(name, meaning, [real[name], *(r.simulated[name] for r in reports.values())])
+        for name, meaning in fidelity.MEASURES.items()
+    )
+    between = "".join(
+        row(name, meaning, [r.distances[name] for r in reports.values()])
+        for name, meaning in fidelity.DISTANCES.items()
+    )
+    body = (
+        f"<h1>{html.escape(title)}</h1><h2>Simulated against real turns, with 95 % intervals</h2>"
+        f"<div class=card><div class=scroll><table><tr><th>distance{versions}</tr>{between}</table>"
+        "</div></div><h2>Either side</h2><div class=card><div class=scroll><table><tr><th>measure"
+        f"<th>real{versions}</tr>{sides}</table></div></div>"
+    )
+    return document(title, body)

@@ -14,7 +14,7 @@ of failing always.
 from pathlib import Path
 from typing import Any
 
-from dialog_rl.envs.domain import DOMAINS, Domain
+from dialog_rl.envs.domain import DOMAINS, Domain, Split
 from dialog_rl.envs.reading import read, read_json, read_lines, read_text
 from dialog_rl.errors import DataError
 from reward_models.wording import NUMBER_WORDS
@@ -29,7 +29,7 @@ TEST_EVERY = 4
 """Of goals without a split, every fourth is for test."""
 
 
-def every_fourth(number: int) -> str:
+def every_fourth(number: int) -> Split:
     """Return the split of a line of a file that has no splits."""
     return "test" if number % TEST_EVERY == TEST_EVERY - 1 else "train"
 

@@ -17,24 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from dialog_rl.envs.domain import Check, Entry
+from dialog_rl.envs.phrasing import AgendaVoice
 from dialog_rl.envs.task import Task, fits
 from dialog_rl.envs.understanding import Heard, error_places, understand
-from dialog_rl.envs.wording import Wording, draw_persona
-from reward_models.base import Message
+from dialog_rl.envs.voice import Act, MakeVoice, Said, Standing
+from dialog_rl.envs.wording import draw_persona
+from reward_models.base import Message, assistant_message
 from reward_models.wording import NUMBER_WORDS
 
 MOST_NAMED = 2
 """A reply that names more things than this offers none of them."""
 WRONG = "(wrong)"
 """Stands for an answer that is not in the catalogue."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Act:
-    """A dialogue act of the user."""
-
-    name: str
-    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +51,20 @@ class UserTurn:
 class AgendaUser:
     """One user with one task."""
 
-    def __init__(self, task: Task, rng: np.random.Generator) -> None:
+    def __init__(
+        self, task: Task, rng: np.random.Generator, make_voice: MakeVoice = AgendaVoice
+    ) -> None:
+        """Draw a person.
+
+        Args:
+            task: what the user wants, and from what.
+            rng: of everything drawn; the voice draws from it too.
+            make_voice: how the user speaks.
+        """
         self.task = task
         self.persona = draw_persona(rng)
         self._rng = rng
-        self._wording = Wording(task, self.persona, rng)
+        self._voice = make_voice(task, self.persona, rng)
         self.patience = self.persona.patience
         self.conditions = dict(task.goal.conditions)
         """What is wanted now, after changes of mind."""
@@ -92,24 +95,28 @@ class AgendaUser:
             a for a in self._agenda if a.name != name or (fields and a.fields[0] not in fields)
         ]
 
+    def _standing(self) -> Standing:
+        goal = self.task.goal
+        return Standing(
+            conditions=dict(self.conditions),
+            told=frozenset(self.told),
+            asked=frozenset(self._asked),
+            focus=self.focus,
+            requests=tuple(f for f in goal.requests if f not in self.answers),
+            booking=goal.booking is not None and self.booked is None,
+            details_given=self.details_given,
+        )
+
+    def _remember(self, said: Said) -> None:
+        self.told |= said.told
+        self._asked |= said.asked
+        self.details_given |= said.details
+
     def open(self) -> UserTurn:
         """Say the first thing: the wish, or a part of it."""
-        fields, rng = list(self.conditions), self._rng
-        draw = rng.random()
-        count = (
-            len(fields) if draw < 0.6 else 0 if draw > 0.85 else int(rng.integers(len(fields) + 1))
-        )
-        kind = self.task.kind
-        required = {c.field for c in kind.conditions if c.required}
-        drawn = {fields[i] for i in rng.permutation(len(fields))[:count]} | required
-        self.told = {f for f in fields if f in drawn}
-        said = {f: v for f, v in self.conditions.items() if f in self.told}
-        text = self._wording.wish("request", said)
-        if rng.random() < 0.25:
-            text = f"{self._wording.say('greet', {})}{', ' if rng.random() < 0.7 else '! '}{text}"
-        return UserTurn(
-            text=self._wording.typed(text), acts=(Act(name="request"),), heard=None, helped=False
-        )
+        said = self._voice.open(self._standing())
+        self._remember(said)
+        return UserTurn(text=said.text, acts=said.acts, heard=None, helped=False)
 
     def hear(self, reply: str, messages: Sequence[Message]) -> UserTurn:
         """React to a reply.
@@ -127,10 +134,22 @@ class AgendaUser:
             acts: tuple[Act, ...] = (Act(name="give_up"),)
         else:
             acts = tuple(self._pushed) or self._top()
-        self.satisfied = acts[-1].name == "bye"
-        text = " ".join(self._words(act, again=not helped) for act in acts)
-        text = self._mood(text, helped=helped, ends=acts[-1].name in ("bye", "give_up"))
-        return UserTurn(text=self._wording.typed(text), acts=acts, heard=heard, helped=helped)
+        said = self._voice.say(
+            acts,
+            self._standing(),
+            helped=helped,
+            messages=[*messages, assistant_message(reply)[0]],
+        )
+        self._remember(said)
+        self.satisfied = said.acts[-1].name == "bye"
+        return UserTurn(text=said.text, acts=said.acts, heard=heard, helped=helped)
+
+    def _meant(self) -> list[Message]:
+        """Return the booking's details once they were told, in whatever words: "tonight at six"."""
+        booking = self.task.goal.booking
+        if booking is None or not self.details_given:
+            return []
+        return [{"role": "user", "content": ", ".join(booking.values())}]
 
     def error_places(self, reply: str, messages: Sequence[Message]) -> tuple[int, ...]:
         """Where wrong facts stand, see :func:`~dialog_rl.envs.understanding.error_places`."""
@@ -142,7 +161,7 @@ class AgendaUser:
             domain=self.task.domain,
             catalogue=self.task.catalogue,
             kind=self.task.goal.kind,
-            messages=messages,
+            messages=[*messages, *self._meant()],
             focus=self.focus,
         )
 
@@ -317,57 +336,6 @@ class AgendaUser:
             if both:
                 return (Act(name="ask", fields=top.fields + self._agenda[-2].fields),)
         return (top,)
-
-    def _words(self, act: Act, *, again: bool) -> str:
-        """Put one act into words and remember that it was said."""
-        wording = self._wording
-        if act.name in ("request", "insist", "choose"):
-            self.told |= set(self.conditions)
-            return wording.wish(
-                "request_again" if act.name == "request" else act.name, self.conditions
-            )
-        if act.name in ("inform", "correct", "change"):
-            self.told |= set(act.fields)
-            slot = wording.values({f: self.conditions[f] for f in act.fields})
-            return wording.say(act.name, {"slot": slot})
-        if act.name == "dont_care":
-            self.told |= set(act.fields)
-            return wording.say("dont_care", {})
-        if act.name == "relax":
-            return wording.say("relax", {"word": self.task.kind.condition(act.fields[0]).word})
-        if act.name == "ask":
-            asked_before = set(act.fields) <= self._asked
-            self._asked |= set(act.fields)
-            name = "ask_again" if again and asked_before else "ask"
-            return wording.say(name, {"detail": wording.detail(act.fields)})
-        if act.name == "details":
-            self.details_given = True
-            return wording.booking("give")
-        if act.name == "book":
-            return self._book_words(again=again)
-        return wording.say(act.name, {})
-
-    def _book_words(self, *, again: bool) -> str:
-        if again and "book" in self._asked:
-            if self.details_given:
-                return self._wording.say("book_again", {})
-            self.details_given = True
-            return self._wording.booking("full")
-        self._asked.add("book")
-        if self.details_given or self._rng.random() < 0.5:
-            self.details_given = True
-            return self._wording.booking("full")
-        return self._wording.booking("part")
-
-    def _mood(self, text: str, *, helped: bool, ends: bool) -> str:
-        """Let the user's mood colour what is said."""
-        if ends:
-            return text
-        if helped and self.persona.polite and self._rng.random() < 0.4:
-            return self._wording.say("polite", {}) + " " + text
-        if not helped and self.persona.cross and self._rng.random() < 0.5:
-            return self._wording.say("cross", {}) + " " + text
-        return text
 
 
 def _number(value: str) -> str:
