@@ -25,18 +25,23 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build_page(handlers: Handlers) -> gr.Blocks:
-    """Lay the page out and connect every button to its handler."""
+def build_page(handlers: Handlers, *, asks: bool = False) -> gr.Blocks:
+    """Lay the page out and connect every button to its handler.
+
+    Args:
+        handlers: what the buttons do.
+        asks: whether the page may ask which of two replies is better.
+    """
     with gr.Blocks(
         title="dialog-rl chat", analytics_enabled=False, fill_height=True, fill_width=True
     ) as page:
-        parts = _layout()
+        parts = _layout(asks)
         _wire(page, parts, handlers)
     page.queue(default_concurrency_limit=64, max_size=512, api_open=False)
     return page
 
 
-def _layout() -> dict[str, Any]:
+def _layout(asks: bool) -> dict[str, Any]:
     """Return the components by name; the order is the order on the page."""
     script = (STATIC / "page.js").read_text(encoding="utf-8")
     parts: dict[str, Any] = {}
@@ -71,6 +76,12 @@ def _layout() -> dict[str, Any]:
             parts["two"] = gr.Checkbox(
                 label="Write two replies side by side and let me choose", elem_id="two"
             )
+            parts["ask"] = gr.Checkbox(
+                label="Now and then ask me which of two replies is better",
+                value=asks,
+                visible=asks,
+                elem_id="ask",
+            )
         with gr.Column(elem_id="right", scale=3, min_width=280):
             parts["ratings"] = _html("ratings")
             parts["teach"] = gr.Button("Teach", variant="primary", elem_id="teach")
@@ -99,8 +110,8 @@ def _html(name: str, script: str | None = None, value: str = "") -> gr.HTML:
 
 def _wire(page: gr.Blocks, parts: dict[str, Any], handlers: Handlers) -> None:
     """Connect events to handlers; every event hides gradio's own progress overlay."""
-    cid, prompt, message, two = (
-        parts[name] for name in ("conversation_id", "system_prompt", "message", "two")
+    cid, prompt, message, two, ask = (
+        parts[name] for name in ("conversation_id", "system_prompt", "message", "two", "ask")
     )
     shown = [
         parts[name] for name in ("conversation_id", "talk", "live", "shelf", "serving", "ratings")
@@ -117,16 +128,22 @@ def _wire(page: gr.Blocks, parts: dict[str, Any], handlers: Handlers) -> None:
         return _show(parts, handlers.new(_owner(request), text))
 
     def send(
-        text: str, conversation_id: str, both: bool, system: str, request: gr.Request
+        text: str, conversation_id: str, both: bool, may: bool, system: str, request: gr.Request
     ) -> Iterator[Any]:
-        steps = handlers.send(_owner(request), conversation_id, text, both, system)
+        owner = _owner(request)
+        steps = handlers.send(owner, conversation_id, text, both, system, ask=may)
         yield from (_show(parts, view) for view in steps)
 
     def act(
-        conversation_id: str, both: bool, system: str, event: gr.EventData, request: gr.Request
+        conversation_id: str,
+        both: bool,
+        may: bool,
+        system: str,
+        event: gr.EventData,
+        request: gr.Request,
     ) -> Iterator[Any]:
-        pressed = _pressed(event)
-        steps = handlers.act(_owner(request), conversation_id, pressed, both, system)
+        pressed, owner = _pressed(event), _owner(request)
+        steps = handlers.act(owner, conversation_id, pressed, both, system, ask=may)
         yield from (_show(parts, view) for view in steps)
 
     page.load(load, None, shown, **quiet)
@@ -135,13 +152,13 @@ def _wire(page: gr.Blocks, parts: dict[str, Any], handlers: Handlers) -> None:
     gr.on(
         [message.submit, parts["send"].click],
         send,
-        [message, cid, two, prompt],
+        [message, cid, two, ask, prompt],
         shown,
         trigger_mode="once",
         **quiet,
     )
     for name in ("talk", "shelf"):
-        parts[name].click(act, [cid, two, prompt], shown, trigger_mode="multiple", **quiet)
+        parts[name].click(act, [cid, two, ask, prompt], shown, trigger_mode="multiple", **quiet)
     _wire_teach(page, parts, handlers, quiet)
 
 

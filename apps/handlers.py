@@ -93,9 +93,25 @@ class Handlers:
     # -- talking ---------------------------------------------------------------------------
 
     def send(
-        self, owner: str, conversation_id: str, message: str, two: bool, system_prompt: str
+        self,
+        owner: str,
+        conversation_id: str,
+        message: str,
+        two: bool,
+        system_prompt: str,
+        *,
+        ask: bool = False,
     ) -> Iterator[View]:
-        """Send a message and show the reply (or two) while it is written."""
+        """Send a message and show the reply (or two) while it is written.
+
+        Args:
+            owner: who asks.
+            conversation_id: the open conversation; empty begins a new one.
+            message: what they typed.
+            two: two replies side by side.
+            system_prompt: of a new conversation.
+            ask: whether one reply may be followed by a question which of two is better.
+        """
         stream: ReplyStream | PairStream
         try:
             if not conversation_id:
@@ -105,6 +121,8 @@ class Handlers:
                 conversation_id = head.conversation_id
             if two:
                 stream = self._service.compare(owner, conversation_id, message)
+            elif ask:
+                stream = self._service.converse(owner, conversation_id, message)
             else:
                 stream = self._service.send(owner, conversation_id, message)
         except DialogRLError as error:
@@ -128,7 +146,7 @@ class Handlers:
         try:
             for piece in stream:
                 now = time.monotonic()
-                if now - shown >= STEP_S:
+                if now - shown >= STEP_S or not piece:
                     shown = now
                     texts = piece if isinstance(piece, tuple) else (_text_of(stream),)
                     yield View(live=views.writing(message, *texts))
@@ -141,12 +159,20 @@ class Handlers:
     # -- rating ----------------------------------------------------------------------------
 
     def act(
-        self, owner: str, conversation_id: str, act: Act, two: bool, system_prompt: str
+        self,
+        owner: str,
+        conversation_id: str,
+        act: Act,
+        two: bool,
+        system_prompt: str,
+        *,
+        ask: bool = False,
     ) -> Iterator[View]:
         """Do what a button in the conversation or in the list says."""
         try:
             if act.act == "example":
-                yield from self.send(owner, conversation_id, act.value, two, system_prompt)
+                said = act.value
+                yield from self.send(owner, conversation_id, said, two, system_prompt, ask=ask)
             elif act.act == "open":
                 yield self.open(owner, act.id)
             elif act.act == "retry":
@@ -193,6 +219,8 @@ class Handlers:
             editing = self._correct(owner, transcript, rid, act.text)
         elif act.act == "vote":
             service.vote(owner, rid, act.other, tie=act.value == "tie")
+        elif act.act == "skip":
+            service.withdraw(owner, "ask", reply_id=rid, other_reply_id=act.other)
         elif act.act == "end":
             service.end_rating(owner, conversation_id, _number(act.value))
         elif act.act != "cancel":

@@ -36,7 +36,13 @@ from dialog_rl.service import ChatService
 log = logging.getLogger(__name__)
 
 
-def build_app(service: ChatService, teach: TeachJob, *, allowed_hosts: tuple[str, ...] = ()) -> App:
+def build_app(
+    service: ChatService,
+    teach: TeachJob,
+    *,
+    allowed_hosts: tuple[str, ...] = (),
+    asks: bool = False,
+) -> App:
     """Return the whole ASGI application: API, page, and the access layer around both."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, title="dialog-rl")
     app.include_router(build_api(service, teach))
@@ -60,7 +66,7 @@ def build_app(service: ChatService, teach: TeachJob, *, allowed_hosts: tuple[str
             log.exception("%s %s failed", request.method, request.url.path)
             return JSONResponse({"error": "something went wrong here; the log says what"}, 500)
 
-    page = build_page(Handlers(service, teach))
+    page = build_page(Handlers(service, teach), asks=asks)
     gr.mount_gradio_app(
         app,
         page,
@@ -96,7 +102,8 @@ def run_chat(*, home: Path, model_name_or_path: str | None, settings: ChatSettin
     listener = _listen(settings.host, settings.port)
     service, close = _load(home, model_name_or_path, settings, system_prompt)
     teach = TeachJob(home, model_name_or_path)
-    app = build_app(service, teach, allowed_hosts=settings.allowed_hosts)
+    asks = settings.ask != "never" and settings.temperature > 0
+    app = build_app(service, teach, allowed_hosts=settings.allowed_hosts, asks=asks)
     config = uvicorn.Config(
         app, log_level="warning", server_header=False, timeout_graceful_shutdown=3
     )
@@ -117,6 +124,7 @@ def _load(
     system_prompt: str | None,
 ) -> tuple[ChatService, Callable[[], None]]:
     """Open the store, load the model and begin to warm it up."""
+    from dialog_rl.asking import Asker, NewestReward
     from dialog_rl.choosing import choosers
     from dialog_rl.manager import DialogManager
     from dialog_rl.policy import Policy
@@ -143,6 +151,7 @@ def _load(
         registry,
         settings.sampling(),
         default_system=system_prompt,
+        asker=Asker(settings, NewestReward(home, policy)),
     )
     threading.Thread(target=service.warm_up, name="warm-up", daemon=True).start()
 

@@ -6,9 +6,10 @@ Buttons carry ``data-act`` (and ``data-id``, ``data-value``); ``static/page.js``
 
 import html
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dialog_rl.conversation import BASE_VERSION, Conversation, Reply, Turn
+from dialog_rl.feedback import AskReason
 from dialog_rl.transcript import Marks, Transcript, chosen_reply
 
 REASONS_UP = ("helpful", "right facts", "polite", "to the point", "asked the right question")
@@ -27,6 +28,11 @@ EXAMPLES = (
     "When does the next train leave?",
     "What can you do?",
 )
+_QUESTIONS: Mapping[AskReason | None, str] = {
+    None: "Which reply is better?",
+    "random": "Here is another reply to the same message. Which one is better?",
+    "active": "It is not sure which of these you like better, and would learn much from a choice.",
+}
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 _THUMB = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M7 10v11H3V10h4Zm2 11V9.5l4-7.3c1.6 0 '
@@ -72,7 +78,8 @@ def talk(transcript: Transcript | None, *, open_reasons: str = "", editing: str 
     for turn in transcript.turns:
         parts.append(_said_by_user(turn.user_text))
         if turn is last and pending is not None:
-            parts.append(_vote_cards(*pending))
+            reason = transcript.questions.get((pending[0].reply_id, pending[1].reply_id))
+            parts.append(_vote_cards(*pending, reason))
         elif not turn.replies:
             parts.append(_no_reply(turn is last))
         else:
@@ -152,6 +159,8 @@ def _answer(
     if others and marks.vote:
         words = {"won": "You preferred this one; the other was", "tie": "About the same as"}
         below += _details(words.get(marks.vote, "The other one was"), others)
+    elif others and reply == turn.replies[0]:
+        below += _details("Another reply to this message", others)
     elif others:
         below += _details(f"{len(others)} earlier {'try' if len(others) == 1 else 'tries'}", others)
     return f'<article class="msg bot" data-reply="{rid}">{body}{below}</article>'
@@ -232,7 +241,8 @@ def _details(summary: str, texts: Sequence[str]) -> str:
     return f"<details><summary>{summary}</summary>{quotes}</details>"
 
 
-def _vote_cards(first: Reply, second: Reply) -> str:
+def _vote_cards(first: Reply, second: Reply, reason: AskReason | None) -> str:
+    """Two replies to choose from; ``reason`` is why the page asks, None if the person wanted it."""
     cards = "".join(
         f'<div class="card" data-reply="{text(r.reply_id)}"><h4>{letter}</h4>'
         f'<div class="says">{text(r.text)}</div>'
@@ -240,10 +250,12 @@ def _vote_cards(first: Reply, second: Reply) -> str:
         f'data-other="{text(o.reply_id)}" data-value="win">{letter} is better</button></div>'
         for letter, r, o in (("A", first, second), ("B", second, first))
     )
+    both = f'data-id="{text(first.reply_id)}" data-other="{text(second.reply_id)}"'
+    skip = f'<button class="plain" data-act="skip" {both}>Skip</button>' if reason else ""
     return (
-        f'<div class="vote"><p class="hint">Which reply is better?</p><div class="cards">{cards}'
-        f'</div><button class="plain" data-act="vote" data-id="{text(first.reply_id)}" '
-        f'data-other="{text(second.reply_id)}" data-value="tie">About the same</button></div>'
+        f'<div class="vote"><p class="hint">{_QUESTIONS[reason]}</p><div class="cards">{cards}'
+        f'</div><button class="plain" data-act="vote" {both} data-value="tie">About the same'
+        f"</button>{skip}</div>"
     )
 
 

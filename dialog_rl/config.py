@@ -81,6 +81,14 @@ class ChatSettings:
     """Longest prompt, in tokens; older turns are left out, the system prompt never."""
     num_threads: int = 0
     """Threads for replies; 0 takes half of the cores."""
+    ask: Literal["active", "random", "never"] = "active"
+    """When the page asks which of two replies is better: active, where the answer would teach the
+    reward model most (at random until a training has left one); random; or never."""
+    ask_share: float = 0.2
+    """At most this share of a person's messages end in such a question, and never the first."""
+    ask_candidates: int = 3
+    """Replies written to a message that may end in a question, the one already shown included;
+    the others are begun once that one has ended, and only while nobody else is being answered."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -88,6 +96,9 @@ class ChatSettings:
         _between("num_threads", self.num_threads, 0, 1024)
         _between("context_budget", self.context_budget, 16, 1_000_000)
         _check_decode(self.decode, self.candidates)
+        _one_of("ask", self.ask, ("active", "random", "never"))
+        _between("ask_share", self.ask_share, 1e-4, 1)
+        _between("ask_candidates", self.ask_candidates, 2, 16)
         self.sampling()
 
     def sampling(self) -> SamplingParams:

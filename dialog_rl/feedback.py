@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 FeedbackKind = Literal[
-    "thumb", "stars", "choice", "correction", "retry", "tags", "end_rating", "withdrawal"
+    "thumb", "stars", "choice", "correction", "retry", "tags", "end_rating", "ask", "withdrawal"
 ]
+AskReason = Literal["active", "random"]
+"""Why the page asked for a choice: the most informative of late, or by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,10 @@ class FeedbackEvent:
     ``choice``: ``reply_id`` preferred over ``other_reply_id``, ``value`` 1.0, or 0.5 for a tie.
     ``correction``: ``text`` is the better reply. ``retry``: ``other_reply_id`` is the new reply.
     ``tags``: ``tags`` and ``text`` (a comment). ``end_rating``: ``value`` within ``scale``, about
-    the conversation, no ``reply_id``. ``withdrawal``: ``withdraws`` names the kind taken back.
+    the conversation, no ``reply_id``. ``ask``: the page asked ``rater`` which of ``reply_id`` and
+    ``other_reply_id`` is better; ``text`` is an :data:`AskReason`, ``value`` the information that
+    was expected of the answer (nats; None at random). It is no rating.
+    ``withdrawal``: ``withdraws`` names the kind taken back.
     """
 
     event_id: str

@@ -97,10 +97,12 @@ def _shape(event: FeedbackEvent | None, reply: Reply, other: Reply | None) -> di
         shape |= {"tie": True} if event.value == 0.5 else {}
     else:
         scale = event.scale if event is not None and event.scale else (0.0, 1.0)
+        # What a question was expected to tell is no rating.
+        value = None if event is None or event.kind == "ask" else event.value
         shape = {
             "context": prompt,
             "reply": reply.text,
-            "ratings": [_short(event.value)] if event and event.value is not None else [],
+            "ratings": [_short(value)] if value is not None else [],
             "scale": [_short(end) for end in scale],
         }
     by = {} if event is None else {"rater": event.rater, "created_at": event.created_at}

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, cast, get_args
 
 from dialog_rl.conversation import Conversation, FinishReason, Reply, SamplingParams
 from dialog_rl.errors import DataError
-from dialog_rl.feedback import FeedbackEvent, FeedbackKind
+from dialog_rl.feedback import AskReason, FeedbackEvent, FeedbackKind
 from reward_models.base import Message, Role
 
 MAX_KEY_CHARS = 200
@@ -18,6 +18,8 @@ MAX_KEY_CHARS = 200
 
 _ROLES = get_args(Role)
 _KINDS = get_args(FeedbackKind)
+_REASONS = get_args(AskReason)
+_OF_TWO = ("choice", "retry", "ask")
 _FINISH = get_args(FinishReason)
 _SHOWN = 40
 """How much of an offending value a message repeats."""
@@ -346,7 +348,7 @@ def check_event(event: FeedbackEvent) -> FeedbackEvent:
         DataError: a value is missing or out of range; names the kind, the value and the range.
     """
     kind, value = event.kind, event.value
-    two = kind in ("choice", "retry") or event.withdraws in ("choice", "retry")
+    two = kind in _OF_TWO or event.withdraws in _OF_TWO
     whole_talk = kind == "end_rating" or event.withdraws == "end_rating"
     if whole_talk == (event.reply_id is not None):
         wanted = "is about a conversation, not a reply" if whole_talk else "needs a reply_id"
@@ -357,6 +359,8 @@ def check_event(event: FeedbackEvent) -> FeedbackEvent:
         raise DataError(f"a thumb is 1 (up) or 0 (down), got {value}")
     if kind == "choice" and value not in (0.5, 1.0):
         raise DataError(f"a choice has value 1 (reply_id is better) or 0.5 (a tie), got {value}")
+    if kind == "ask" and event.text not in _REASONS:
+        raise DataError(f"an ask has one of {_REASONS} as its text, got {shown(event.text)}")
     if kind in ("stars", "end_rating"):
         _check_rating(event)
     if kind == "correction" and not (event.text or "").strip():

@@ -27,6 +27,7 @@ from dialog_rl.writing import Claims, FinishedReply, PairStream, ReplyStream
 from reward_models.base import Message
 
 if TYPE_CHECKING:
+    from dialog_rl.asking import Asker
     from dialog_rl.choosing import ChosenReply
     from dialog_rl.manager import DialogManager, DraftReply, StreamingReply
     from dialog_rl.registry import AdapterRegistry
@@ -45,12 +46,14 @@ class ChatService:
         params: SamplingParams | None = None,
         *,
         default_system: str | None = None,
+        asker: "Asker | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._manager = manager
         self._params = params or SamplingParams()
         self._default_system = default_system
+        self._asker = asker
         self._clock = clock
         self._serving = ServingVersion(manager.policy, registry)
         self._writing = Claims()
@@ -123,6 +126,31 @@ class ChatService:
         """
         return self._send(owner, conversation_id, text, (seed,))[0]
 
+    def converse(
+        self, owner: str, conversation_id: str, text: str, *, seed: int | None = None
+    ) -> ReplyStream:
+        """As :meth:`send`; now and then the page then asks which of two replies is better.
+
+        The conversation goes on from the reply that was streamed unless the person votes for the
+        other one. The question and its reason are stored as an event of kind "ask".
+        """
+        asker = self._asker
+        if asker is None or self._params.temperature == 0 or not asker.due(owner):
+            return self.send(owner, conversation_id, text, seed=seed)
+
+        def ask(reply: Reply, draft: "DraftReply") -> None:
+            found = asker.offer(owner, self._manager, draft, self._params)
+            if found is None:
+                return
+            second, question = found
+            other = self._finisher(conversation_id, reply.turn, choose=False)(second)
+            fields = {"reply_id": reply.reply_id, "other_reply_id": other.reply_id}
+            fields |= {"text": question.reason}
+            value = question.information
+            self._say(owner, "ask", conversation_id, None, value=value, **fields)
+
+        return self._send(owner, conversation_id, text, (seed,), then=ask)[0]
+
     def compare(
         self, owner: str, conversation_id: str, text: str, *, seed: int | None = None
     ) -> PairStream:
@@ -135,7 +163,12 @@ class ChatService:
         return self.compare(owner, conversation_id, text).read()
 
     def _send(
-        self, owner: str, conversation_id: str, text: str, seeds: Sequence[int | None]
+        self,
+        owner: str,
+        conversation_id: str,
+        text: str,
+        seeds: Sequence[int | None],
+        then: "Callable[[Reply, DraftReply], None] | None" = None,
     ) -> list[ReplyStream]:
         """Start one reply per seed to a new message, and store the message."""
         check_text(text, "message")
@@ -153,7 +186,9 @@ class ChatService:
                     choose = len(seeds) == 1
                     finish = self._finisher(conversation_id, turn, choose=choose, place=place)
                     other = streams[0] if streams else None
-                    streams.append(self._write(messages, seed, finish, release, unlike=other))
+                    streams.append(
+                        self._write(messages, seed, finish, release, unlike=other, then=then)
+                    )
                 self._store.add_user_turn(conversation_id, turn, text, self._clock())
             except BaseException:
                 for stream in streams:
@@ -208,6 +243,7 @@ class ChatService:
         release: Callable[[], None],
         *,
         unlike: ReplyStream | None = None,
+        then: "Callable[[Reply, DraftReply], None] | None" = None,
     ) -> ReplyStream:
         """Start one reply from the version in service."""
         version = self._serving.version()
@@ -217,7 +253,7 @@ class ChatService:
             return self._manager.stream(messages, params=self._params, seed=seed, version=version)
 
         redraw = draw if unlike is not None and self._params.temperature > 0 else None
-        return ReplyStream(draw(seed), finish, release, unlike=unlike, redraw=redraw)
+        return ReplyStream(draw(seed), finish, release, unlike=unlike, redraw=redraw, then=then)
 
     def _finisher(
         self, conversation_id: str, turn: int, *, choose: bool, place: int = 0
@@ -358,7 +394,7 @@ class ChatService:
         conversation_id: str | None = None,
         key: str | None = None,
     ) -> bool:
-        """Take back what was said about a reply, a pair ("choice") or a talk ("end_rating")."""
+        """Take back what was said about a reply, a pair (choice, ask) or a talk (end_rating)."""
         if reply_id is not None:
             conversation_id = self._own_reply(owner, reply_id).conversation_id
         elif conversation_id is None:

@@ -121,11 +121,13 @@ class StoreView:
         return [event_value(row) for row in self._connection.execute(query).mappings()]
 
     def counts(self) -> dict[str, int]:
-        """Return how many events of each kind count now; every kind but withdrawal is named."""
+        """Return how many events of each kind count now; every kind of rating is named."""
         query = (
-            sa.select(events.c.kind, sa.func.count()).where(_is_current()).group_by(events.c.kind)
+            sa.select(events.c.kind, sa.func.count())
+            .where(_is_current(), events.c.kind != "ask")
+            .group_by(events.c.kind)
         )
-        zeros = {kind: 0 for kind in get_args(FeedbackKind) if kind != "withdrawal"}
+        zeros = {kind: 0 for kind in get_args(FeedbackKind) if kind not in ("withdrawal", "ask")}
         return zeros | {kind: count for kind, count in self._connection.execute(query)}
 
     def texts(self, reply_ids: Iterable[str]) -> dict[str, tuple[str, str]]:

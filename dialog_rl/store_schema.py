@@ -252,7 +252,7 @@ def event_row(value: FeedbackEvent) -> dict[str, Any]:
     wire: dict[str, Any] = {**event_to_wire(value)}
     event_from_wire(wire)
     about = value.withdraws or value.kind
-    if about == "choice":
+    if about in ("choice", "ask"):
         # A vote the other way round is about the same pair.
         target = "\n".join(sorted((value.reply_id or "", value.other_reply_id or "")))
     else:

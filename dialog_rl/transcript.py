@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from dialog_rl.conversation import Conversation, Reply, Turn
-from dialog_rl.feedback import FeedbackEvent
+from dialog_rl.feedback import AskReason, FeedbackEvent
 from reward_models.base import Message
 
 
@@ -30,6 +31,8 @@ class Transcript:
     marks: dict[str, Marks] = field(default_factory=dict)
     """By reply id; a reply nobody rated is absent."""
     end_rating: int | None = None
+    questions: dict[tuple[str, str], AskReason] = field(default_factory=dict)
+    """Pairs of replies that the page asked about and nobody has voted on, with the reason."""
 
     def marks_on(self, reply_id: str) -> Marks:
         """Return what was said about a reply, or empty marks."""
@@ -37,10 +40,16 @@ class Transcript:
 
     def pending_vote(self) -> tuple[Reply, Reply] | None:
         """Return the two candidates that wait for a vote, if the last turn has them."""
-        if not self.turns or self.turns[-1].chosen_reply_id is not None:
+        if not self.turns:
             return None
-        replies = self.turns[-1].replies
-        return (replies[0], replies[1]) if len(replies) == 2 else None
+        last = self.turns[-1]
+        if last.chosen_reply_id is None:
+            return (last.replies[0], last.replies[1]) if len(last.replies) == 2 else None
+        there = {reply.reply_id: reply for reply in last.replies}
+        for first, second in self.questions:
+            if first == last.chosen_reply_id and second in there:
+                return there[first], there[second]
+        return None
 
     def unanswered(self) -> Turn | None:
         """Return the last turn if it has no reply at all (the server stopped while writing)."""
@@ -98,7 +107,7 @@ def read_marks(events: Iterable[FeedbackEvent]) -> tuple[dict[str, Marks], int |
     for event in events:
         if event.kind == "end_rating" and event.value is not None:
             end_rating = round(event.value)
-        if event.reply_id is None:
+        if event.reply_id is None or event.kind == "ask":
             continue
         mark = marks.get(event.reply_id, Marks())
         if event.kind == "thumb":
@@ -122,7 +131,23 @@ def read_transcript(
     conversation: Conversation, turns: Sequence[Turn], events: Iterable[FeedbackEvent]
 ) -> Transcript:
     """Put a conversation together from what the store keeps about it."""
+    events = list(events)
     marks, end_rating = read_marks(events)
     return Transcript(
-        conversation=conversation, turns=tuple(turns), marks=marks, end_rating=end_rating
+        conversation=conversation,
+        turns=tuple(turns),
+        marks=marks,
+        end_rating=end_rating,
+        questions=_questions(events),
     )
+
+
+def _questions(events: Sequence[FeedbackEvent]) -> dict[tuple[str, str], AskReason]:
+    """Return the pairs that were asked about and not voted on."""
+    voted = {frozenset((e.reply_id, e.other_reply_id)) for e in events if e.kind == "choice"}
+    return {
+        (e.reply_id, e.other_reply_id): cast("AskReason", e.text)
+        for e in events
+        if e.kind == "ask" and e.reply_id is not None and e.other_reply_id is not None
+        if frozenset((e.reply_id, e.other_reply_id)) not in voted
+    }

@@ -35,6 +35,7 @@ class ReplyStream:
         *,
         unlike: "ReplyStream | None" = None,
         redraw: "Callable[[], StreamingReply | ChosenReply] | None" = None,
+        then: "Callable[[Reply, DraftReply], None] | None" = None,
     ) -> None:
         """Wrap a draft that is being written.
 
@@ -44,9 +45,12 @@ class ReplyStream:
             release: called once when nothing is written any more.
             unlike: the other candidate of a pair, when both should not say the same.
             redraw: starts another draft.
+            then: called with a reply that came to its end, after it is stored and before
+                ``release``.
         """
         self._unlike = unlike
         self._redraw = redraw
+        self._then = then
         self.ended = False
         self._draft = draft
         self._finish = finish
@@ -57,7 +61,10 @@ class ReplyStream:
         self.version = draft.version
 
     def __iter__(self) -> Iterator[str]:
-        """Yield pieces of text; stores the reply at the end."""
+        """Yield pieces of text; stores the reply at the end.
+
+        An empty piece says that the reply is complete and something is still to be done about it.
+        """
         try:
             yield from self._write()
             for _ in range(self.REDRAWS):
@@ -67,6 +74,8 @@ class ReplyStream:
                 self.text = ""
                 yield from self._write()
             self.ended = True
+            if self._then is not None:
+                yield ""
         finally:
             self.close()
 
@@ -89,6 +98,8 @@ class ReplyStream:
             draft = self._draft.draft
             if draft.generation.ids:
                 self.reply = self._finish(draft)
+            if self.reply is not None and self.ended and self._then is not None:
+                self._then(self.reply, draft)
         finally:
             self._release()
 

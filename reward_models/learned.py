@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -148,14 +149,23 @@ class LearnedReward:
             prompts: B conversations.
             replies: B replies.
         """
-        items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
-        if not items:
+        if not len(replies):
             return torch.zeros(0).double(), torch.zeros(0).double()
-        blocks = self.featuriser.scaled(self.featuriser.raw(items))
-        design = assemble(without_conversation(blocks), self.strengths)
+        design = self.features(prompts, replies)
         mean = design @ self.tensors["weight"]
         spread = (design @ self.tensors["factor"].T).square().sum(1).sqrt()
         return mean, spread
+
+    def features(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Tensor:
+        """What the mean score is linear in, shape (B, D), zero where the conversation is described.
+
+        Args:
+            prompts: B conversations, at least one.
+            replies: B replies.
+        """
+        items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
+        blocks = self.featuriser.scaled(self.featuriser.raw(items))
+        return assemble(without_conversation(blocks), self.strengths)
 
     def logits(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
         """Expected judgement in logits, the context's part included (for AUC over prompts)."""
@@ -249,7 +259,7 @@ class LearnedReward:
         try:
             card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
             tensors = load_file(folder / _WEIGHTS)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise RewardError(
                 f"{folder} holds no reward model: {error}; fit one with `dialog-rl reward train` "
                 "or LearnedReward.fit"

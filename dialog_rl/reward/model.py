@@ -60,7 +60,7 @@ def load_reward(folder: str | Path, *, backbone: Backbone | None = None) -> Lear
     """
     folder = Path(folder)
     if backbone is None:
-        name = _backbone_name(folder)
+        name = backbone_name(folder)
         if name is not None and name.startswith(f"{BUNDLED_NAME}@"):
             backbone = load_backbone(None)
             if backbone is not None and backbone.name != name:
@@ -71,8 +71,8 @@ def load_reward(folder: str | Path, *, backbone: Backbone | None = None) -> Lear
     return LearnedReward.load(folder, backbone=backbone)
 
 
-def _backbone_name(folder: Path) -> str | None:
-    """Return what the card says, or None where :meth:`LearnedReward.load` has to complain."""
+def backbone_name(folder: Path) -> str | None:
+    """Return what the card says; None without a backbone, or if the folder cannot be read."""
     try:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

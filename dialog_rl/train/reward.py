@@ -16,7 +16,7 @@ from dialog_rl.policy import Policy
 from reward_models.base import Judgement, RewardFunction
 from reward_models.composite import CompositeReward
 from reward_models.encoder import Backbone
-from reward_models.learned import LearnedReward
+from reward_models.learned import CARD_FILE, LearnedReward
 from reward_models.settings import RewardModelSettings, RewardReport
 from reward_models.task_scores import NAMED, PROGRAM_SCORES, TEXT_SCORES
 
@@ -72,6 +72,17 @@ def learned_reward(
     (folder / _DONE).touch()
     # What is used is what was saved: a resumed run must see the same scores to the bit.
     return LearnedReward.load(folder, backbone=backbone), report
+
+
+def newest_reward(home: Path) -> Path | None:
+    """Return the folder of the reward model that was fitted last in a home folder, if any.
+
+    By a training run, or by ``dialog-rl reward train``.
+    """
+    marks = [*home.glob(f"runs/*/{REWARD_FOLDER}/{_DONE}")]
+    marks += home.glob(f"{REWARD_FOLDER}/{CARD_FILE}")
+    done = [(mark.stat().st_mtime, mark) for mark in marks]
+    return max(done)[1].parent if done else None
 
 
 def require_better_than_chance(report: RewardReport, settings: TrainSettings) -> None:

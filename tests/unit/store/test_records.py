@@ -34,7 +34,7 @@ messages = st.lists(
     max_size=4,
 ).map(tuple)
 kinds = st.sampled_from(
-    ["thumb", "stars", "choice", "correction", "retry", "tags", "end_rating", "withdrawal"]
+    ["thumb", "stars", "choice", "correction", "retry", "tags", "end_rating", "ask", "withdrawal"]
 )
 
 conversations = st.builds(
