@@ -236,7 +236,8 @@ class TrainSettings:
     """Learn from conversations with simulated users instead of logged prompts: a domain that ships
     with the package (concierge), or a path as for simulate --domain. Needs no ratings unless
     learned_reward_weight is given; other settings then start from values of their own, see the
-    guide. Or learn a task of one turn from the answers in data: translation, summarisation, code."""
+    guide. Or learn a task of one turn from the answers in data: translation, summarisation or
+    code."""
     data: str | None = None
     """With env translation, summarisation or code: the task file, JSON Lines."""
     algo: Algo = "ppo"
