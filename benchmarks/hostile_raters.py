@@ -1,6 +1,6 @@
 """What do hostile raters cost? Three of ten who rate at random or the wrong way round.
 
-    python -m benchmarks.hostile_raters [--seeds 2]
+    python -m benchmarks.hostile_raters [--seeds 5]
 
 Ten simulated raters with one hidden preference give 9 ratings each, then 30 (thumbs, stars, votes;
 one in ten is a slip), on replies of the bundled corpus. Three of them turn all of theirs round, or
@@ -8,17 +8,20 @@ throw a coin for each. The reward model is fitted with learned trust and without
 words, and asked which of two replies of held-out dialogues the preference likes better. Two replies
 are one of the corpus and a small edit of it, which is easy: with 30 ratings each the honest crowd
 leaves little to gain.
+
+The bar is asked of both settings. "The other seven alone" is what somebody would reach who knew the
+three and left them out; ratings at random hold nothing more than that. 15 minutes of one core.
 """
 
 import argparse
 import random
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from benchmarks.results import ResultRow, write_results
-from dialog_rl.bundled import heldout_dialogues, train_dialogues
+from benchmarks.simulated_ratings import clean_pairs, pair_accuracy, turned
+from dialog_rl.bundled import train_dialogues
 from dialog_rl.preferences import HiddenPreference, edits, parse_preference
 from reward_models.base import Judgement, Message
 from reward_models.learned import LearnedReward
@@ -26,7 +29,7 @@ from reward_models.settings import RewardModelSettings
 
 COMMAND = "python -m benchmarks.hostile_raters"
 PREFERENCES = ("short", "polite")
-RATERS, HOSTILE, SLIPS, PAIRS = 10, 3, 0.1, 400
+RATERS, HOSTILE, SLIPS, PAIRS = 10, 3, 0.1, 1000
 EACH = (9, 30)
 
 Turn = tuple[str, tuple[Message, ...], str]
@@ -72,43 +75,17 @@ def rated(
     return found
 
 
-def turned(judgement: Judgement) -> Judgement:
-    """Return the opposite judgement."""
-    if judgement.other is not None:
-        return replace(judgement, completion=judgement.other, other=judgement.completion)
-    low, high = judgement.scale or (0.0, 1.0)
-    return replace(judgement, value=low + high - judgement.value)
-
-
-def accuracy(reward: LearnedReward, preference: HiddenPreference, pool: Sequence[Turn]) -> float:
-    """Share of clean held-out pairs that the reward orders as the preference does."""
-    rng = random.Random(99)
-    pairs: list[tuple[tuple[Message, ...], str, str]] = []
-    while len(pairs) < PAIRS:
-        _, prompt, reply = rng.choice(pool)
-        other = rng.choice(edits(reply))
-        choice = preference.prefers(prompt, reply, other)
-        if choice != 0.5:
-            pairs.append((prompt, reply, other) if choice else (prompt, other, reply))
-    prompts = [prompt for prompt, _, _ in pairs]
-    better = reward.judge(prompts, [good for _, good, _ in pairs])
-    worse = reward.judge(prompts, [bad for _, _, bad in pairs])
-    won = [
-        (g.score > b.score) + 0.5 * (g.score == b.score) for g, b in zip(better, worse, strict=True)
-    ]
-    return statistics.fmean(won)
-
-
 def measure(name: str, seed: int, each: int) -> dict[str, float]:
     """Return the accuracy under each condition for one preference and seed."""
     preference, rng = parse_preference(name), random.Random(seed)
-    pool, held = turns(train_dialogues()), turns(heldout_dialogues())
+    pool, pairs = turns(train_dialogues()), clean_pairs(preference, PAIRS)
     rng.shuffle(pool)
     honest = [rated(preference, pool, f"rater {k}", each, rng) for k in range(RATERS)]
     wrong = [[turned(j) for j in one] for one in honest[:HOSTILE]]
     coin = [[turned(j) if rng.random() < 0.5 else j for j in one] for one in honest[:HOSTILE]]
     crowds = {"nobody": honest, "inverted": wrong + honest[HOSTILE:]}
     crowds["at random"] = coin + honest[HOSTILE:]
+    crowds["the other seven alone"] = honest[HOSTILE:]
     found = {}
     for who, crowd in crowds.items():
         for trust in (True, False):
@@ -117,7 +94,7 @@ def measure(name: str, seed: int, each: int) -> dict[str, float]:
                 settings=RewardModelSettings(seed=seed, rater_trust=trust),
             )
             key = f"{who}, {'with' if trust else 'without'} trust"
-            found[key] = accuracy(reward, preference, held)
+            found[key] = pair_accuracy(reward, pairs)
     print(name, seed, each, {key: round(value, 3) for key, value in found.items()}, flush=True)
     return found
 
@@ -147,12 +124,12 @@ def summary(runs: Sequence[dict[str, float]], each: int, command: str) -> list[R
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args(argv).seeds
     rows: list[ResultRow] = []
     for each in EACH:
         runs = [measure(name, seed, each) for name in PREFERENCES for seed in range(seeds)]
-        rows += summary(runs, each, COMMAND if seeds == 2 else f"{COMMAND} --seeds {seeds}")
+        rows += summary(runs, each, COMMAND if seeds == 5 else f"{COMMAND} --seeds {seeds}")
     write_results("hostile_raters", rows)
     return 0
 

@@ -10,7 +10,7 @@ told in corpus_files.py.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast, get_args
@@ -20,7 +20,7 @@ from dialog_rl.corpus_formats import group_of
 from dialog_rl.errors import ConfigError, DataError
 from dialog_rl.feedback import FeedbackEvent
 from dialog_rl.store_reader import Readable, StoreView
-from reward_models.base import Judgement, Message, Signal, assistant_message
+from reward_models.base import Exchange, Judgement, Message, Signal, assistant_message
 
 __all__ = [
     "BadLine",
@@ -33,7 +33,6 @@ __all__ = [
     "labelled",
     "logged_prompts",
     "preferred",
-    "retries",
     "snapshot",
     "split_judgements",
     "without_reply",
@@ -46,6 +45,10 @@ GOOD_STARS: Final = 0.75
 
 BAD_STARS: Final = 0.25
 """Share of the scale up to which stars reject a reply: 2 of 1 to 5. Between the two: no label."""
+
+
+CLEAR: Final = ("choice", "correction")
+"""Signals about two replies that are clear enough for DPO and KTO; a retry is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,51 +64,28 @@ class LoggedPrompt:
 
 
 def judgements(store: Readable) -> list[Judgement]:
-    """Return what counts now of thumbs, stars, choices and corrections, in the order it came.
+    """Return what counts now of every signal, in the order it came.
 
-    A choice between two equal replies and a correction that changes nothing say nothing and are
-    left out, and so is what was said about a reply that somebody deleted since. Retries, tags and
-    end ratings are kept in the store and are no judgements yet.
+    A choice or a retry between two equal replies and a correction that changes nothing say nothing
+    and are left out, and so is what was said about a reply that somebody deleted since. Tags are
+    kept in the store and are no judgements.
     """
     with store.snapshot() as view:
         return list(_judge(view, _telling(view)))
 
 
-def retries(store: Readable) -> list[Judgement]:
-    """Return what counts now of retries: the new reply (``completion``) against the one before.
-
-    They have the form of a choice and are weaker: who asks again did not like the old reply and may
-    not have liked the new one either. Nothing is trained on them.
-    """
-    with store.snapshot() as view:
-        asked = [event for event in view.current_feedback() if event.kind == "retry"]
-        texts = view.texts(_replies_of(asked))
-        found = []
-        for event in asked:
-            if event.reply_id not in texts or event.other_reply_id not in texts:
-                continue
-            (old, prompt), (new, _) = texts[event.reply_id], texts[event.other_reply_id]
-            if old != new:
-                found.append(
-                    Judgement(
-                        signal="choice",
-                        prompt=tuple(json.loads(prompt)),
-                        completion=new,
-                        value=1.0,
-                        rater=event.rater,
-                        group=group_of(event.conversation_id),
-                        other=old,
-                    )
-                )
-        return found
-
-
 def without_reply(store: Readable) -> int:
-    """Count the thumbs, stars, choices and corrections whose reply was deleted from the store."""
+    """Count the judgements whose reply, or whole conversation, was deleted from the store."""
     with store.snapshot() as view:
         current = _telling(view)
-        there = view.texts(_replies_of(current))
-        return sum(not _replies_of([event]) <= there.keys() for event in current)
+        there = view.replies_begun(_replies_of(current))
+        talks = _turns_rated(view, current)
+        return sum(
+            not talks[event.event_id]
+            if event.kind == "end_rating"
+            else not _replies_of([event]) <= there.keys()
+            for event in current
+        )
 
 
 def _telling(view: StoreView) -> list[FeedbackEvent]:
@@ -120,11 +100,46 @@ def _replies_of(current: Sequence[FeedbackEvent]) -> set[str]:
     return {reply_id for reply_id in both if reply_id is not None}
 
 
+def _turns_rated(
+    view: StoreView, current: Sequence[FeedbackEvent]
+) -> dict[str, tuple[Exchange, ...]]:
+    """Return what each end rating is about, by event: the replies given until then, in order.
+
+    Of two that still wait for a vote the first counts, as it does when the person talks on.
+    """
+    found: dict[str, tuple[Exchange, ...]] = {}
+    for event in current:
+        if event.kind != "end_rating":
+            continue
+        turns: list[Exchange] = []
+        for turn in view.turns(event.conversation_id):
+            there = [r for r in turn.replies if r.created_at <= event.created_at]
+            chosen = [r for r in there if r.reply_id == turn.chosen_reply_id]
+            if turn.chosen_reply_id is None:
+                chosen = there[:1]
+            turns += [(r.prompt_messages, r.text) for r in chosen]
+        found[event.event_id] = tuple(turns)
+    return found
+
+
 def _judge(view: StoreView, current: Sequence[FeedbackEvent]) -> Iterable[Judgement]:
     """Turn events into judgements, reading only texts and prompts of the replies."""
-    texts = view.texts(_replies_of(current))
+    wanted = _replies_of(current)
+    texts, begun = view.texts(wanted), view.replies_begun(wanted)
+    talks = _turns_rated(view, current)
     prompts: dict[str, tuple[Message, ...]] = {}
     for event in current:
+        about: dict[str, Any] = {
+            "signal": cast("Signal", event.kind),
+            "rater": event.rater,
+            "group": group_of(event.conversation_id),
+        }
+        if event.kind == "end_rating":
+            if turns := talks[event.event_id]:
+                prompt, reply = turns[-1]
+                about |= {"value": event.value, "scale": event.scale, "turns": turns}
+                yield Judgement(prompt=prompt, completion=reply, **about)
+            continue
         if event.reply_id is None or not _replies_of([event]) <= texts.keys():
             continue
         text, packed = texts[event.reply_id]
@@ -135,18 +150,29 @@ def _judge(view: StoreView, current: Sequence[FeedbackEvent]) -> Iterable[Judgem
             completion, other, value = event.text or "", text, 1.0
         elif event.other_reply_id is not None:
             other = texts[event.other_reply_id][0]
+            if event.kind == "retry":  # the event is about the old reply
+                completion, other = other, completion
         if completion == other:
             continue
+        if event.kind == "choice":
+            about["shown_first"] = _shown_first(event, begun)
         yield Judgement(
-            signal=cast("Signal", event.kind),
             prompt=prompts[packed],
             completion=completion,
             value=1.0 if value is None else value,
-            rater=event.rater,
-            group=group_of(event.conversation_id),
             other=other,
             scale=event.scale if event.kind == "stars" else None,
+            **about,
         )
+
+
+def _shown_first(event: FeedbackEvent, begun: Mapping[str, float]) -> bool | None:
+    """Say whether the preferred reply of a vote stood first; the page shows the older one there.
+
+    Of an imported pair, whose replies all came at once, nobody knows.
+    """
+    one, two = begun[event.reply_id or ""], begun[event.other_reply_id or ""]
+    return None if one == two else one < two
 
 
 def split_judgements(
@@ -155,9 +181,10 @@ def split_judgements(
     """Return (train, test): whole groups, and about ``test_fraction`` of each kind of judgement.
 
     Groups are visited in an order that depends only on ``seed`` and their id; each goes to the test
-    side if that brings the counts (thumbs up, thumbs down, high and low stars, choices,
-    corrections) nearer to ``test_fraction``. So a group rarely changes sides when feedback is
-    added, and what was held out for one adapter is mostly held out for the next.
+    side if that brings the counts (thumbs up, thumbs down, high and low stars, high and low end
+    ratings, choices, corrections, retries) nearer to ``test_fraction``. So a group rarely changes
+    sides when feedback is added, and what was held out for one adapter is mostly held out for the
+    next.
 
     Raises:
         ConfigError: ``test_fraction`` is not between 0 and 1.
@@ -187,8 +214,9 @@ def _stratum(j: Judgement) -> str:
     """Name the kind of judgement that a split should have in both parts."""
     if j.signal == "thumb":
         return "up" if j.value > 0.5 else "down"
-    if j.signal == "stars":
-        return "high" if _share(j) >= GOOD_STARS else "low"
+    if j.signal in ("stars", "end_rating"):
+        end = "" if j.signal == "stars" else " end"
+        return ("high" if _share(j) >= GOOD_STARS else "low") + end
     return j.signal
 
 
@@ -242,14 +270,18 @@ def labelled(js: Iterable[Judgement]) -> list[tuple[tuple[Message, ...], str, bo
         if j.signal in ("thumb", "stars"):
             if not BAD_STARS < _share(j) < GOOD_STARS:
                 found.append((j.prompt, j.completion, _share(j) >= GOOD_STARS))
-        elif j.other is not None and j.value > 0.5:
+        elif j.signal in CLEAR and j.other is not None and j.value > 0.5:
             found += [(j.prompt, j.completion, True), (j.prompt, j.other, False)]
     return found
 
 
 def preferred(js: Iterable[Judgement]) -> list[tuple[tuple[Message, ...], str, str]]:
     """Return (prompt, chosen, rejected) as DPO takes them: choices without ties, corrections."""
-    return [(j.prompt, j.completion, j.other) for j in js if j.other is not None and j.value > 0.5]
+    return [
+        (j.prompt, j.completion, j.other)
+        for j in js
+        if j.signal in CLEAR and j.other is not None and j.value > 0.5
+    ]
 
 
 def export(store: Readable, path: Path, *, format: str = "records") -> int:

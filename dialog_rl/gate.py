@@ -188,9 +188,9 @@ def _short(value: float | None) -> str:
 
 
 def _plural(judgement: Judgement) -> str:
-    return {"thumb": "thumbs", "choice": "votes", "correction": "corrections"}.get(
-        judgement.signal, judgement.signal
-    )
+    names = {"thumb": "thumbs", "choice": "votes", "correction": "corrections"}
+    names |= {"retry": "retries", "end_rating": "end ratings"}
+    return names.get(judgement.signal, judgement.signal)
 
 
 # -- fresh replies ------------------------------------------------------------------------------

@@ -136,6 +136,11 @@ class StoreView:
         rows = self._by_ids(columns, reply_ids)
         return {row["reply_id"]: (row["text"], row["prompt_messages"]) for row in rows}
 
+    def replies_begun(self, reply_ids: Iterable[str]) -> dict[str, float]:
+        """Return when replies were begun (Unix time), by id."""
+        rows = self._by_ids((replies.c.reply_id, replies.c.created_at), reply_ids)
+        return {row["reply_id"]: row["created_at"] for row in rows}
+
     def replies_by_id(self, reply_ids: Iterable[str]) -> dict[str, Reply]:
         """Return replies by id."""
         return {row["reply_id"]: reply_value(row) for row in self._by_ids((replies,), reply_ids)}

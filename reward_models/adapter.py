@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from reward_models.backbone import lora_config, share_parameters
 from reward_models.encoder import Ids, Reader
-from reward_models.evidence import Evidence, RatingModel
+from reward_models.evidence import Evidence
 from reward_models.head import folds
+from reward_models.rating import RatingModel
 
 _BATCH = 16
 _LEARNING_RATE = 5e-4
@@ -79,14 +80,12 @@ class _Tuner:
 
     def loss(self, part: Evidence, offset: Tensor, rating: RatingModel) -> Tensor:
         """Losses of some judgements, shape (n,)."""
-        needed = sorted({*part.first.tolist(), *part.second.tolist()})
-        place = {item: row for row, item in enumerate(needed)}
+        both = torch.cat([part.first, part.second, part.turns.flatten()])
+        needed = sorted(set(both[both >= 0].tolist()))
         change = self.change(needed).double().cpu()
-        first = change[[place[i] for i in part.first.tolist()]]
-        second = change[[place[i] for i in part.second.tolist()]]
-        pair = (part.first != part.second).double()
-        latent = offset + first - pair * second
-        return rating.nll(part, latent, torch.zeros_like(latent))
+        at = torch.tensor(needed, dtype=torch.long)
+        every = torch.zeros(len(self.rows), dtype=change.dtype).index_put((at,), change)
+        return rating.nll(part, offset + rating.latents(part, every))
 
 
 def tune(

@@ -34,7 +34,10 @@ class RewardFunction(Protocol):
         ...
 
 
-Signal = Literal["thumb", "stars", "choice", "correction"]
+Signal = Literal["thumb", "stars", "choice", "correction", "retry", "end_rating"]
+
+Exchange = tuple[tuple[Message, ...], str]
+"""A prompt and the reply to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,9 @@ class Judgement:
     ``choice``: the rater preferred ``completion`` to ``other`` (``value`` 1.0) or could not tell
     (``value`` 0.5).
     ``correction``: the rater rewrote ``other`` (what the model had said) into ``completion``.
+    ``retry``: the rater asked again after ``other`` and got ``completion``.
+    ``end_rating``: ``value`` lies in ``scale`` and is about all ``turns`` of a conversation;
+    ``prompt`` and ``completion`` are the last of them.
     """
 
     signal: Signal
@@ -57,6 +63,10 @@ class Judgement:
     """Conversation id: judgements of one group never fall on both sides of a split."""
     other: str | None = None
     scale: tuple[float, float] | None = None
+    turns: tuple[Exchange, ...] = ()
+    """Of an end rating: the replies it is about, in order."""
+    shown_first: bool | None = None
+    """Of a choice: whether ``completion`` stood first; None when nobody knows."""
 
 
 def assistant_message(text: str) -> list[Message]:

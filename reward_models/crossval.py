@@ -5,7 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reward_models.evidence import SIGNALS, Evidence
+from reward_models.evidence import PAIRED, SIGNALS, Evidence
+
+SHOWN_ONLY = ("correction", "retry")
+"""Signals that are learned from and shown, and count in an overall figure only if there is nothing
+else."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class Ranking:
 def _pairs(evidence: Evidence, held: HeldOut, signal: str) -> tuple[Tensor, Tensor, Tensor]:
     """List (worse judgement, better judgement, agreement 0, 0.5 or 1) of one signal.
 
-    For thumbs and stars these are all pairs with different ratings on one scale (so their mean is
-    the AUC); a vote or a correction is one pair with itself.
+    For thumbs, stars and end ratings these are all pairs with different ratings on one scale (so
+    their mean is the AUC); a vote, a correction or a retry is one pair with itself.
     """
     rows = evidence.mask(signal).nonzero()[:, 0]
-    if signal in ("choice", "correction"):
+    if signal in PAIRED:
         if signal == "choice":
             rows = rows[evidence.value[rows] == 0.0]
         gap = held.first[rows] - held.second[rows]
@@ -52,8 +56,9 @@ def ranking(
 ) -> Ranking:
     """Agreement of held-out scores with the judgements, signals weighted by their number.
 
-    The interval is a bootstrap over groups (conversations). Corrections count only when there is
-    nothing else, because an edit can be told from a model's reply by its style alone.
+    The interval is a bootstrap over groups (conversations). Corrections and retries count only when
+    there is nothing else: an edit can be told from a model's reply by its style alone, and who asks
+    again does not say that the new reply is better.
 
     Args:
         evidence: The judgements.
@@ -84,7 +89,7 @@ def ranking(
             total = weight.sum()
             values[draw] = (weight * agree).sum() / total if total > 0 else by_signal[signal]
         parts[signal] = (values, float(evidence.mask(signal).sum()))
-    counted = {s: p for s, p in parts.items() if s != "correction"} or parts
+    counted = {s: p for s, p in parts.items() if s not in SHOWN_ONLY} or parts
     if not counted:
         return Ranking(0.5, 0.0, 1.0, {})
     mass = sum(n for _, n in counted.values())

@@ -13,21 +13,23 @@ import torch
 from torch import Tensor
 
 from reward_models.crossval import HeldOut
-from reward_models.evidence import Evidence, RatingModel
-from reward_models.head import Blocks, Strengths, latent_rows
+from reward_models.evidence import Evidence
+from reward_models.head import Blocks, Strengths
+from reward_models.rating import RatingModel
 
 Kernels = dict[str, Tensor]
 """Block name -> kernel over the latents of the judgements, shape (N, N)."""
 
 
-def kernels(blocks: Blocks, evidence: Evidence) -> Kernels:
+def kernels(blocks: Blocks, evidence: Evidence, rating: RatingModel) -> Kernels:
     """Inner products of the latents, block by block.
 
     Args:
         blocks: Scaled features of the items, shape (M, D_block).
         evidence: The judgements.
+        rating: Says how far each turn counts in an end rating.
     """
-    rows = {name: latent_rows(block, evidence) for name, block in blocks.items()}
+    rows = {name: rating.rows(evidence, block) for name, block in blocks.items()}
     return {name: block @ block.T for name, block in rows.items()}
 
 
@@ -41,7 +43,7 @@ def combine(parts: Kernels, strengths: Strengths) -> Tensor:
 
 def _loss(rating: RatingModel, evidence: Evidence, latent: Tensor) -> float:
     with torch.no_grad():
-        return float(rating.nll(evidence, latent, torch.zeros_like(latent)).sum())
+        return float(rating.nll(evidence, latent).sum())
 
 
 def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: int = 15) -> Tensor:
@@ -105,7 +107,7 @@ def held_out(
         coefficients = newton(kernel[training][:, training], evidence.part(training), rating)
         latent[rows] = kernel[rows][:, training] @ coefficients
         rest = evidence.part(rows)
-        nll[rows] = rating.nll(rest, latent[rows], torch.zeros(len(rows)).double())
+        nll[rows] = rating.nll(rest, latent[rows])
     return HeldOut(latent, torch.zeros(total).double(), float(nll.mean()))
 
 

@@ -6,7 +6,7 @@ on. Features are made without looking at any rating.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +17,14 @@ from reward_models.base import Judgement
 from reward_models.crossval import HeldOut
 from reward_models.dual import Kernels, combine, held_out, kernels, log_evidence, search_strengths
 from reward_models.encoder import Backbone, Reader
-from reward_models.evidence import Evidence, RatingModel, gather, require_enough
+from reward_models.evidence import Evidence, gather, require_enough
 from reward_models.features import Featuriser, last_messages
 from reward_models.head import Blocks, Strengths, assemble, fit_map, folds
+from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
+from reward_models.strength import estimate_strengths
 from reward_models.textual import Lexicon
+from reward_models.trust import estimate_trust
 
 Progress = Callable[[float, str], None]
 """(share done from 0 to 1, what is being done)."""
@@ -151,21 +154,56 @@ def weigh(
     return search_strengths(start, loss, rounds=settings.search_rounds)
 
 
+def how_they_rate(
+    blocks: Blocks, evidence: Evidence, settings: RewardModelSettings
+) -> tuple[RatingModel, Kernels]:
+    """Fit how raters turn scores into judgements: thresholds, strengths of signals, trust.
+
+    Args:
+        blocks: Scaled features of the items, shape (M, D_block) each.
+        evidence: The N judgements.
+        settings: Whether raters may differ in trust.
+
+    Returns:
+        The fit, and the kernel of each block over the judgements, shape (N, N).
+    """
+    strengths = starting_strengths(blocks)
+    rating = fit_map(assemble(blocks, strengths), evidence).rating
+    rating = estimate_strengths(
+        blocks, strengths, evidence, rating, most=settings.search_most, seed=settings.seed
+    )
+    parts = kernels(blocks, evidence, rating)
+    return trusting(parts, blocks, evidence, rating, settings), parts
+
+
+def trusting(
+    parts: Kernels,
+    blocks: Blocks,
+    evidence: Evidence,
+    rating: RatingModel,
+    settings: RewardModelSettings,
+) -> RatingModel:
+    """Find how far each rater is to be trusted, and fit the rest again with that."""
+    strengths = starting_strengths(parts)
+    if settings.rater_trust:
+        trust = estimate_trust(combine(parts, strengths), evidence, rating)
+        rating = replace(rating, trust=trust)
+    return fit_map(assemble(blocks, strengths), evidence, known=rating).rating
+
+
 def cross_validate(prepared: Prepared, say: Progress) -> tuple[Strengths, Offset, HeldOut]:
     """Weigh the blocks, and cross-validate the whole procedure, the weighing included."""
     blocks, evidence, settings = prepared.blocks, prepared.evidence, prepared.settings
-    start = assemble(blocks, starting_strengths(blocks))
-    rating = fit_map(start, evidence, trust=settings.rater_trust).rating
-    parts = kernels(blocks, evidence)
+    rating, parts = how_they_rate(blocks, evidence, settings)
     strengths = weigh(parts, evidence, rating, settings)
     say(0.5, "checking on held-out conversations")
 
     def choose(rows: Tensor) -> tuple[Tensor, RatingModel]:
         known, usual = evidence.part(rows), rating
+        inner = {name: part[rows][:, rows] for name, part in parts.items()}
         if len(rating.trust):
             # Whom to trust is learned from ratings; held-out ones must have no say in it.
-            usual = fit_map(start, known, trust=True).rating
-        inner = {name: part[rows][:, rows] for name, part in parts.items()}
+            usual = trusting(inner, blocks, known, rating, settings)
         return combine(parts, weigh(inner, known, usual, settings)), usual
 
     rows = folds(evidence.groups, settings.folds, settings.seed)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reward_models.evidence import Evidence, RatingModel
+from reward_models.evidence import Evidence
+from reward_models.rating import RatingModel
 
 Blocks = dict[str, Tensor]
 """Feature block name -> raw features, shape (M, D_block)."""
@@ -74,7 +75,7 @@ def fit_map(
     *,
     weights: Tensor | None = None,
     start: Fit | None = None,
-    trust: bool = False,
+    known: RatingModel | None = None,
     max_iter: int = 60,
 ) -> Fit:
     """Find the mode: minimise sum of losses + |w|^2 / 2 + the nuisance priors.
@@ -84,13 +85,15 @@ def fit_map(
         evidence: The judgements.
         weights: Weight of each judgement, shape (N,); None is one each.
         start: Where to begin.
-        trust: Whether raters may differ in how far they are trusted.
+        known: Whose trust and strengths are used, which stay as they are; None: those of ``start``.
         max_iter: L-BFGS iterations.
     """
     weight = torch.zeros(design.shape[1], dtype=torch.float64) if start is None else start.weight
     weight = weight.clone().requires_grad_()
-    rating = RatingModel.neutral(evidence, trust=trust) if start is None else start.rating
-    rating = RatingModel(*(t.detach().clone().requires_grad_() for t in rating.tensors()))
+    rating = RatingModel.neutral(evidence) if start is None else start.rating
+    free = (t.detach().clone().requires_grad_() for t in rating.tensors())
+    multipliers = (known or rating).multipliers()
+    rating = RatingModel(*[*free, *multipliers])
     optimizer = torch.optim.LBFGS(
         [weight, *rating.tensors()],
         max_iter=max_iter,
@@ -103,21 +106,15 @@ def fit_map(
     def loss() -> Tensor:
         optimizer.zero_grad()
         scores = design @ weight
-        nll = rating.nll(evidence, scores[evidence.first], scores[evidence.second])
+        nll = rating.nll(evidence, rating.latents(evidence, scores))
         fit = (nll if weights is None else nll * weights).sum()
         total: Tensor = fit + 0.5 * weight.square().sum() + rating.penalty()
         torch.autograd.backward(total)
         return total
 
     final = optimizer.step(loss)  # type: ignore[no-untyped-call]
-    done = RatingModel(*(t.detach() for t in rating.tensors()))
+    done = RatingModel(*[*(t.detach() for t in rating.tensors()), *multipliers])
     return Fit(weight.detach(), done, float(final.detach()))
-
-
-def latent_rows(design: Tensor, evidence: Evidence) -> Tensor:
-    """Features of each judgement's latent: the reply's, or the difference of two, shape (N, D)."""
-    pair = (evidence.first != evidence.second).double()[:, None]
-    return design[evidence.first] - pair * design[evidence.second]
 
 
 def posterior_factor(design: Tensor, evidence: Evidence, fit: Fit) -> Tensor:
@@ -128,7 +125,7 @@ def posterior_factor(design: Tensor, evidence: Evidence, fit: Fit) -> Tensor:
         evidence: The judgements.
         fit: The mode.
     """
-    rows = latent_rows(design, evidence)
+    rows = fit.rating.rows(evidence, design)
     _, curve = fit.rating.derivatives(evidence, rows @ fit.weight)
     hessian = torch.eye(design.shape[1], dtype=torch.float64) + rows.T @ (curve[:, None] * rows)
     lower = torch.linalg.cholesky(hessian)

@@ -5,17 +5,17 @@ what the steps of a scale mean) is fitted on the training part alone. The featur
 any rating and are shared; an adapter on the backbone is not tuned again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from reward_models.dual import kernels
-from reward_models.evidence import Evidence, RatingModel
-from reward_models.fitting import Prepared, starting_strengths, weigh
-from reward_models.head import Blocks, assemble, fit_map, folds, latent_rows
-from reward_models.likelihood import ordered_thresholds
+from reward_models.evidence import Evidence
+from reward_models.fitting import Prepared, how_they_rate, weigh
+from reward_models.head import Blocks, Fit, assemble, fit_map, folds, posterior_factor
+from reward_models.rating import RatingModel, bounded
 
 GOOD_SHARE = 0.75
 """Share of a scale from which stars are an approval: 4 of 1 to 5."""
@@ -94,12 +94,13 @@ def smaller(splits: Sequence[Split], evidence: Evidence, most: int, seed: int) -
     return cut
 
 
-def predict(prepared: Prepared, splits: Sequence[Split]) -> Prediction:
+def predict(prepared: Prepared, splits: Sequence[Split], *, careful: bool = True) -> Prediction:
     """Fit on each split's training part and predict what it holds out.
 
     Args:
         prepared: Judgements with their features.
         splits: Each judgement is held out by at most one of them.
+        careful: Whether probabilities allow for how uncertain the score is.
     """
     evidence, blocks = prepared.evidence, prepared.blocks
     total = len(evidence.groups)
@@ -108,52 +109,61 @@ def predict(prepared: Prepared, splits: Sequence[Split]) -> Prediction:
     for number, split in enumerate(splits):
         if not len(split.train) or not len(split.held):
             continue
-        score, rating = _fit_part(prepared, blocks, evidence.part(split.train), split)
+        design, fit = _fit_part(prepared, blocks, evidence.part(split.train))
         held = evidence.part(split.held)
+        rows = fit.rating.rows(held, design)
+        spread = None
+        if careful:
+            factor = posterior_factor(design, evidence.part(split.train), fit)
+            spread = (rows @ factor.T).square().sum(1)
+        score = rows @ fit.weight
         latent[split.held], part[split.held] = score, number
-        approval[split.held], likely[split.held] = outcomes(held, rating, score)
+        approval[split.held], likely[split.held] = outcomes(held, fit.rating, score, spread)
     return Prediction(latent, approval, likely, part)
 
 
-def _fit_part(
-    prepared: Prepared, blocks: Blocks, known: Evidence, split: Split
-) -> tuple[Tensor, RatingModel]:
-    """Fit on the training part; return the latents of the held-out part, and how people rate."""
-    trust = prepared.settings.rater_trust
-    start = fit_map(assemble(blocks, starting_strengths(blocks)), known, trust=trust)
-    strengths = weigh(kernels(blocks, known), known, start.rating, prepared.settings)
+def _fit_part(prepared: Prepared, blocks: Blocks, known: Evidence) -> tuple[Tensor, Fit]:
+    """Fit on the training part; return the features of all items as weighed there, and the fit."""
+    rating, parts = how_they_rate(blocks, known, prepared.settings)
+    strengths = weigh(parts, known, rating, prepared.settings)
     design = assemble(blocks, strengths)
-    fit = fit_map(design, known, trust=trust)
-    return latent_rows(design, prepared.evidence.part(split.held)) @ fit.weight, fit.rating
+    fit = fit_map(design, known, known=rating)
+    return design, fit
 
 
-def outcomes(held: Evidence, rating: RatingModel, latent: Tensor) -> tuple[Tensor, Tensor]:
+def outcomes(
+    held: Evidence, rating: RatingModel, latent: Tensor, variance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return (approval, likely) of judgements, see :class:`Prediction`, shape (N,) each.
 
-    With s = sigmoid and r the score times the rater's trust: a thumb up has probability s(r + b);
-    stars of level k or more s(r + b - t_k); of two replies with difference d the preferred one
-    s(d). ``likely`` of stars is the smaller of P(this or fewer) and P(this or more).
+    With s = sigmoid and x the argument of the likelihood: a thumb up has probability s(x); level k
+    or more s(x - t_k); of two replies the preferred one s(x). ``likely`` of stars and end ratings
+    is the smaller of P(this or fewer) and P(this or more).
+
+    An uncertain score is no reason to be sure: with variance v of x, s(x) becomes its mean over
+    x's normal distribution, s(x / sqrt(1 + pi v / 8)) (MacKay 1992, moderated output). With x = 2
+    and v = 8 / pi it is s(2 / sqrt 2) = 0.8044 instead of 0.8808.
 
     Args:
         held: N judgements.
         rating: How raters turn scores into judgements.
         latent: Shape (N,).
+        variance: Of the latents, shape (N,); None takes them for known.
     """
-    latent = latent * rating.trust_of(held)
-    approval, likely = torch.sigmoid(latent), torch.sigmoid(latent)
-    mask = held.mask("thumb")
-    up = torch.sigmoid(latent[mask] + rating.intercept + rating.rater_bias[held.rater[mask]])
-    approval[mask] = up
-    likely[mask] = torch.where(held.value[mask] > 0.5, up, 1 - up)
+    x, moderate = rating.argument(held, latent), torch.ones_like(latent)
+    if variance is not None:
+        wide = variance * rating.factor(held).square()
+        moderate = (1 + math.pi / 8 * wide).rsqrt()
+    approval = torch.sigmoid(moderate * x)
+    down = held.mask("thumb") & (held.value < 0.5)
+    likely = torch.where(down, 1 - approval, approval)
     for number, levels in enumerate(held.levels):
-        mask = held.mask("stars") & (held.scale == number)
-        cuts = ordered_thresholds(rating.first_threshold[number], rating.gaps[number, : levels - 2])
-        ends = torch.tensor([torch.inf], dtype=cuts.dtype)
-        bounds = torch.cat([-ends, cuts, ends])
-        score, level = latent[mask] + rating.rater_bias[held.rater[mask]], held.level[mask]
-        approval[mask] = torch.sigmoid(score - bounds[first_good(levels)])
-        or_more = torch.sigmoid(score - bounds[level])
-        or_fewer = torch.sigmoid(bounds[level + 1] - score)
+        mask, bounds = held.on_scale(number), bounded(rating.cuts(held, number))
+        level = held.level[mask]
+        calm = moderate[mask]
+        approval[mask] = torch.sigmoid(calm * (x[mask] - bounds[first_good(levels)]))
+        or_more = torch.sigmoid(calm * (x[mask] - bounds[level]))
+        or_fewer = torch.sigmoid(calm * (bounds[level + 1] - x[mask]))
         likely[mask] = torch.minimum(or_more, or_fewer)
     return approval, likely
 

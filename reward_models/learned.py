@@ -132,7 +132,7 @@ class LearnedReward:
         if settings.lora_r:
             _adapt(prepared, offset, progress)
         blocks, featuriser = prepared.blocks, prepared.featuriser
-        fit = fit_map(assemble(blocks, strengths), evidence, trust=settings.rater_trust)
+        fit = fit_map(assemble(blocks, strengths), evidence, known=offset.rating)
         tensors = _freeze(blocks, strengths, evidence, fit)
         report = _report(
             blocks, evidence, fit, held, strengths, tensors, settings, featuriser, began
@@ -341,6 +341,13 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return 0.0 if flat else float(torch.corrcoef(both)[0, 1])
 
 
+def _slope(of: Tensor, by: Tensor) -> float:
+    """Least-squares slope, 0 where nothing varies."""
+    apart = by.double() - by.double().mean()
+    spread = float(apart.square().sum())
+    return float(apart @ of.double()) / spread if spread > 1e-9 else 0.0
+
+
 def _report(
     blocks: Blocks,
     evidence: Evidence,
@@ -372,6 +379,14 @@ def _report(
         rater_bias=dict(zip(evidence.raters, bias, strict=True)),
         rater_trust=dict(zip(evidence.raters, trust, strict=True)) if trust else {},
         length_correlation=_correlation(scores, lengths),
+        length_slope=_slope(scores, lengths / math.log(2)),
+        position_lead=float(fit.rating.lead),
+        signal_strength={
+            name: float(log.exp())
+            for name, log in (("retry", fit.rating.log_retry), ("end_rating", fit.rating.log_end))
+            if bool(evidence.mask(name).any())
+        },
+        turn_recency=float(fit.rating.recency),
         mean_words=float(torch.expm1(lengths).mean()),
         spread=float(tensors["mean_spread"] / tensors["scale"]),
         backbone=featuriser.reader.backbone.name if featuriser.reader else "none",

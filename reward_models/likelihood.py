@@ -6,7 +6,7 @@ Scores r are logits on one common scale: a difference of 1 multiplies the odds b
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, logsigmoid, softplus
+from torch.nn.functional import log_softmax, logsigmoid, softmax, softplus
 
 
 def thumb_nll(scores: Tensor, up: Tensor, bias: Tensor | float = 0.0) -> Tensor:
@@ -58,20 +58,28 @@ def stars_nll(scores: Tensor, level: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def choice_nll(
-    preferred: Tensor, other: Tensor, tie: Tensor, log_tie: Tensor | float = -1.0
+    preferred: Tensor,
+    other: Tensor,
+    tie: Tensor,
+    log_tie: Tensor | float = -1.0,
+    lead: Tensor | float = 0.0,
 ) -> Tensor:
     """A vote between two replies, ties allowed (Bradley-Terry with Davidson's tie).
 
-    P(win) = e^a / Z, P(tie) = v e^((a+b)/2) / Z, Z = e^a + e^b + v e^((a+b)/2).
-    Source: Davidson 1970. With a = b and v = 1 each outcome has probability 1/3: log 3 = 1.0986.
+    P(win) = e^(a+c/2) / Z, P(loss) = e^(b-c/2) / Z, P(tie) = v e^((a+b)/2) / Z, Z their sum.
+    Source: Davidson 1970; the lead c of the reply that is shown first is the order effect of
+    Davidson and Beaver 1977. With a = b, c = 0 and v = 1 each outcome has probability 1/3:
+    log 3 = 1.0986; with c = log 4 the three have 4/7, 1/7, 2/7.
 
     Args:
         preferred: Scores a of the reply that was chosen, shape (B,).
         other: Scores b of the other, shape (B,).
         tie: 1.0 where the rater could not tell, else 0.0, shape (B,).
         log_tie: log v.
+        lead: c, positive where being shown first helped the preferred one, shape (B,) or a scalar.
     """
     middle = (preferred + other) / 2 + log_tie
+    preferred, other = preferred + lead / 2, other - lead / 2
     logp = log_softmax(torch.stack([preferred, other, middle], dim=-1), dim=-1)
     return -(tie * logp[..., 2] + (1.0 - tie) * logp[..., 0])
 
@@ -88,6 +96,46 @@ def correction_nll(edited: Tensor, original: Tensor, weight: Tensor) -> Tensor:
         weight: From 0 to 1, shape (B,).
     """
     return -weight * logsigmoid(edited - original)
+
+
+def retry_nll(new: Tensor, old: Tensor, strength: Tensor | float = 1.0) -> Tensor:
+    """A reply asked for again: a weak preference for the new one, -log sigmoid(s (r_new - r_old)).
+
+    Source: Bradley and Terry 1952 with the logistic noise of Luce 1959 at scale 1 / s. Who asks
+    again disliked the old reply and need not like the new one, so s is learned and starts below 1;
+    at s = 0 a retry says nothing. With s = 1/2 and a difference of 2: -log sigmoid(1) = 0.3133.
+
+    Args:
+        new: Scores of the reply that came, shape (B,).
+        old: Scores of the reply it replaced, shape (B,).
+        strength: s, above 0.
+    """
+    return -logsigmoid(strength * (new - old))
+
+
+def turn_shares(counts: Tensor, longest: int, recency: Tensor | float) -> Tensor:
+    """How far each turn of a conversation counts in its end rating; the shares add up to 1.
+
+    share_t = e^(p t / (T-1)) / sum over t of the same, t = 0 .. T-1: with p = 0 all turns count
+    alike, with p > 0 late ones more (the peak-end rule, Kahneman et al. 1993). With p = log 3 two
+    turns have 1/4 and 3/4.
+
+    The rating is then that of the shared-out sum, r = sum_t share_t r_t, in :func:`stars_nll`: what
+    each turn's reply adds to the rating is learned from the sum alone, as in return decomposition
+    (Arjona-Medina et al. 2019, RUDDER; Efroni et al. 2021).
+
+    Args:
+        counts: Turns T of each conversation, at least 1, shape (E,).
+        longest: Columns of the result.
+        recency: p.
+
+    Returns:
+        Shape (E, longest), 0 beyond a conversation's end.
+    """
+    at = torch.arange(longest, dtype=torch.float64)
+    places = at / (counts[:, None] - 1).clamp(min=1)
+    beyond = at >= counts[:, None]
+    return softmax((recency * places).masked_fill(beyond, -torch.inf), dim=1)
 
 
 def edit_weight(original: str, edited: str) -> float:

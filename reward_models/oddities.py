@@ -8,7 +8,8 @@ from collections import defaultdict
 
 import torch
 
-from reward_models.evidence import Evidence, RatingModel
+from reward_models.evidence import Evidence
+from reward_models.rating import RatingModel
 
 _SAME = 10
 """Thumbs from which a rater who only ever gave one of the two is named."""
@@ -110,7 +111,7 @@ def _one_sided(evidence: Evidence) -> list[str]:
 
 
 def _contradictions(evidence: Evidence) -> list[str]:
-    """Replies rated both good and bad, and pairs voted both ways."""
+    """Replies (or conversations) rated both good and bad, and pairs voted both ways."""
     said: dict[tuple[int, int], set[bool]] = defaultdict(set)
     votes = evidence.mask("choice") & (evidence.value == 0.0)
     stars, thumbs = evidence.mask("stars"), evidence.mask("thumb")
@@ -144,9 +145,10 @@ def _contradictions(evidence: Evidence) -> list[str]:
 def _scales(evidence: Evidence) -> list[str]:
     found = []
     for number, (low, high) in enumerate(evidence.scales):
-        mask = evidence.mask("stars") & (evidence.scale == number)
-        many, steps = int(mask.sum()), evidence.levels[number]
+        many, steps = int(evidence.on_scale(number).sum()), evidence.levels[number]
         name = f"{low:g} to {high:g}"
+        if evidence.graded[number] == "end_rating":
+            name += " of whole conversations"
         if (steps - 1) != high - low:
             found.append(f"Ratings from {name} ({many}) were put into {steps} equal steps.")
         if many < _FEW_ON_SCALE:

@@ -98,6 +98,15 @@ class RewardReport:
     """How generous each rater is, in logits."""
     length_correlation: float
     """Correlation of the score with log(1 + words) over the rated replies."""
+    length_slope: float = 0.0
+    """Logits that a reply's score gains with twice the words: raters' wish or raters' bias."""
+    position_lead: float = 0.0
+    """Logits that standing first is worth in a vote; it is no part of the score."""
+    signal_strength: dict[str, float] = field(default_factory=dict)
+    """How strongly retries (beside votes) and end ratings (beside stars) follow the score."""
+    turn_recency: float = 0.0
+    """How many more logits the last turn of a conversation has than the first in its share of an
+    end rating; 0 is equal shares."""
     mean_words: float
     """Mean length of the rated replies, in words."""
     spread: float

@@ -17,7 +17,8 @@ class Figure:
 
     name: str
     measure: str
-    """"AUC" of thumbs and stars, "accuracy" of votes and corrections, or "agreement" (both)."""
+    """"AUC" of thumbs, stars and end ratings, "accuracy" of votes, corrections and retries, or
+    "agreement" (both)."""
     value: float
     low: float
     high: float
@@ -98,6 +99,14 @@ class ReportCard:
     of the same replies made strange; empty if nothing could be held out."""
     length_correlation: float
     """Correlation of the score with log(1 + words) over the rated replies."""
+    length_slope: float
+    """Logits that a reply's score gains with twice the words."""
+    position_lead: float
+    """Logits that standing first is worth in a vote; the score is free of it."""
+    signal_strength: dict[str, float]
+    """How strongly retries (beside votes) and end ratings (beside stars) follow the score."""
+    turn_recency: float
+    """How many more logits a conversation's last turn has than its first in an end rating."""
     mean_words: float
     notes: tuple[str, ...]
     seconds: float

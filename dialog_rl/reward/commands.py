@@ -140,9 +140,7 @@ def report(
         settings=settings,
         progress=say,
     )
-    test, retried, name = None, None, "conversations"
-    if held_out is None and ratings.retries:
-        retried = extended(prepared, ratings.judgements, ratings.retries)
+    test, name = None, "conversations"
     if held_out is not None:
         if not held_out.judgements:
             raise DataError(f"the files have no rating of the split {', '.join(test_splits)}")
@@ -151,7 +149,6 @@ def report(
     card = make_card(
         prepared,
         test=test,
-        retried=retried,
         source=ratings.source,
         held_out=name,
         notes=ratings.notes,

@@ -16,7 +16,7 @@ from dialog_rl.evaluate import Array
 from dialog_rl.reward.card import CalibrationBin, Figure, ReportCard, Surprise
 from dialog_rl.reward.concordance import Ints, bin_of, calibration_error
 from dialog_rl.reward.judged import Judged, figure_of
-from reward_models.evidence import SIGNALS, Evidence
+from reward_models.evidence import GRADED, PAIRED, SIGNALS, Evidence
 from reward_models.fitting import Prepared, Progress
 from reward_models.heldout import (
     Split,
@@ -52,7 +52,6 @@ def make_card(
     prepared: Prepared,
     *,
     test: Prepared | None = None,
-    retried: Prepared | None = None,
     source: str,
     held_out: str = "conversations",
     notes: Sequence[str] = (),
@@ -64,8 +63,6 @@ def make_card(
         prepared: Judgements with their features.
         test: The same judgements and, after them, those of a test split, which are then held out;
             None cross-validates by conversation and by rater.
-        retried: The same judgements and, after them, retries as choices, which are predicted with
-            their conversations and never learned from; not together with ``test``.
         source: Where the judgements come from, in words.
         held_out: Name of what the first split holds out.
         notes: Sentences about how they were read.
@@ -75,7 +72,7 @@ def make_card(
     progress(0.1, "asking what PPO would ask")
     report = LearnedReward.of(prepared, began=began, progress=lambda share, text: None)[1]
     progress(0.3, "predicting what is held out")
-    whole, splits, rows, asked_again = _held_out(prepared, test, retried)
+    whole, splits, rows = _held_out(prepared, test)
     evidence, seed = whole.evidence, whole.settings.seed
     judged = Judged.of(evidence, predict(whole, splits))
     progress(0.5, "predicting held-out raters")
@@ -83,7 +80,7 @@ def make_card(
     progress(0.7, "drawing the learning curve")
     curve = _learning_curve(whole, splits, judged, rows)
     progress(1.0, "done")
-    predicted, happened, weights = _events(judged, rows)
+    predicted, happened, weights = foreseen(judged, rows)
     each = _by_rater(judged, rows, seed)
     return ReportCard(
         accepted=report.beats_chance,
@@ -96,17 +93,21 @@ def make_card(
         conversations=report.groups,
         overall=figure_of(judged, rows, "all ratings", seed=seed),
         by_raters=people,
-        by_signal=(*_by_signal(judged, rows, seed), *_of_retries(judged, asked_again, seed)),
+        by_signal=_by_signal(judged, rows, seed),
         by_rater=each,
         rater_trust={f.name: t for f in each if (t := report.rater_trust.get(f.name)) is not None},
         by_length=_by_length(judged, rows, seed),
         calibration_error=calibration_error(predicted, happened, weights, BINS),
-        calibration_error_by_luck=_luck(predicted, weights, seed),
+        calibration_error_by_luck=calibration_by_luck(predicted, weights, seed),
         calibration=_bins(predicted, happened, weights),
         learning_curve=curve,
         surprising=_surprising(judged, rows),
         spreads=spreads(prepared, report.strengths),
         length_correlation=report.length_correlation,
+        length_slope=report.length_slope,
+        position_lead=report.position_lead,
+        signal_strength=report.signal_strength,
+        turn_recency=report.turn_recency,
         mean_words=report.mean_words,
         notes=(
             *report.notes,
@@ -119,21 +120,16 @@ def make_card(
     )
 
 
-def _held_out(
-    prepared: Prepared, test: Prepared | None, retried: Prepared | None
-) -> tuple[Prepared, list[Split], Ints, Ints]:
-    """Return what to predict from, the splits, the rows that count, and those of retries."""
-    known, nothing = len(prepared.evidence.groups), np.arange(0)
+def _held_out(prepared: Prepared, test: Prepared | None) -> tuple[Prepared, list[Split], Ints]:
+    """Return what to predict from, the splits, and the rows that count."""
+    known = len(prepared.evidence.groups)
     if test is not None:
         total = len(test.evidence.groups)
         split = Split(torch.arange(known), torch.arange(known, total))
-        return test, [split], np.arange(known, total), nothing
+        return test, [split], np.arange(known, total)
     settings = prepared.settings
     splits = by_conversation(prepared.evidence, settings.folds, settings.seed)
-    if retried is None:
-        return prepared, splits, np.arange(known), nothing
-    splits = _with_retries(splits, retried.evidence, known)
-    return retried, splits, np.arange(known), np.arange(known, len(retried.evidence.groups))
+    return prepared, splits, np.arange(known)
 
 
 def verdict_of(report: RewardReport) -> str:
@@ -173,26 +169,6 @@ def _by_signal(judged: Judged, rows: Ints, seed: int) -> tuple[Figure, ...]:
     return tuple(found)
 
 
-def _with_retries(splits: Sequence[Split], evidence: Evidence, known: int) -> list[Split]:
-    """Hold retries out with their conversation; those of a conversation nobody rated with any."""
-    home = {evidence.groups[row]: n for n, s in enumerate(splits) for row in s.held.tolist()}
-    places = [home.get(group, 0) for group in evidence.groups[known:]]
-    return [
-        Split(
-            split.train,
-            torch.tensor(
-                [*split.held.tolist(), *(known + k for k, p in enumerate(places) if p == n)]
-            ),
-        )
-        for n, split in enumerate(splits)
-    ]
-
-
-def _of_retries(judged: Judged, rows: Ints, seed: int) -> tuple[Figure, ...]:
-    """How often the reply that was asked for scores higher than the one it replaced."""
-    return (figure_of(judged, rows, "retry, not learned from", seed=seed),) if rows.size else ()
-
-
 def _by_rater(judged: Judged, rows: Ints, seed: int) -> tuple[Figure, ...]:
     """One line per rater with enough ratings, most ratings first."""
     rater = judged.evidence.rater.numpy()[rows]
@@ -230,21 +206,22 @@ def _learning_curve(
     whole = round(float(np.mean([len(split.train) for split in splits])))
     found, size = [], FIRST_SIZE
     while size < 0.75 * whole:
-        fewer = predict(prepared, smaller(splits, evidence, size, seed))
+        fewer = predict(prepared, smaller(splits, evidence, size, seed), careful=False)
         part = Judged.of(evidence, fewer)
         found.append(figure_of(part, rows, str(size), seed=seed))
         size *= 2
     return (*found, figure_of(judged, rows, str(whole), seed=seed))
 
 
-def _events(judged: Judged, rows: Ints) -> tuple[Array, Array, Array]:
-    """Predicted probabilities, what happened (1 or 0), and weights, of thumbs, stars and votes.
+def foreseen(judged: Judged, rows: Ints) -> tuple[Array, Array, Array]:
+    """Predicted probabilities, what happened (1 or 0), and weights: thumbs, grades and votes.
 
     A vote is looked at from both sides, in half each, or its outcome would always be 1.
     """
     evidence = judged.evidence
     levels, scale = evidence.levels, evidence.scale.numpy()
-    plain = rows[np.isin(judged.kind[rows], [SIGNALS.index("thumb"), SIGNALS.index("stars")])]
+    single = [SIGNALS.index(signal) for signal in ("thumb", *GRADED)]
+    plain = rows[np.isin(judged.kind[rows], single)]
     votes = rows[(judged.kind[rows] == SIGNALS.index("choice")) & ~judged.tie[rows]]
     good = np.array(
         [
@@ -259,7 +236,7 @@ def _events(judged: Judged, rows: Ints) -> tuple[Array, Array, Array]:
     return predicted, happened, np.concatenate([np.ones(plain.size), np.full(2 * votes.size, 0.5)])
 
 
-def _luck(predicted: Array, weights: Array, seed: int, worlds: int = 200) -> float:
+def calibration_by_luck(predicted: Array, weights: Array, seed: int, worlds: int = 200) -> float:
     """Calibration error that 95 % of worlds stay below in which every probability is right."""
     if not predicted.size:
         return float("nan")
@@ -302,17 +279,20 @@ def _surprise(judged: Judged, row: int) -> Surprise:
     signal = SIGNALS[judged.kind[row]]
     prompt, reply = evidence.items[int(evidence.first[row])]
     paired_with = None
-    if signal in ("choice", "correction"):
+    if signal in PAIRED:
         paired_with = evidence.items[int(evidence.second[row])][1]
     if signal == "thumb":
         said = "thumb up" if judged.label[row] else "thumb down"
-    elif signal == "stars":
+    elif signal in GRADED:
         number = int(evidence.scale[row])
         low, high = evidence.scales[number]
         step = f"step {int(judged.label[row]) + 1} of {evidence.levels[number]}"
         said = f"{step} on the scale {low:g} to {high:g}"
+        said += " for the whole conversation" if signal == "end_rating" else ""
     else:
-        said = "preferred to the other reply" if signal == "choice" else "written instead"
+        said = {"choice": "preferred to the other reply", "retry": "got on asking again"}.get(
+            signal, "written instead"
+        )
     return Surprise(
         signal=signal,
         said=said,
@@ -357,10 +337,9 @@ def _shared(evidence: Evidence, splits: Sequence[Split]) -> list[str]:
 
 def _unlearned(evidence: Evidence, splits: Sequence[Split]) -> list[str]:
     """Name scales that were predicted without a single rating on them to learn from."""
-    stars = evidence.mask("stars")
     found = []
     for number, (low, high) in enumerate(evidence.scales):
-        on = stars & (evidence.scale == number)
+        on = evidence.on_scale(number)
         unseen = sum(int(on[s.held].sum()) for s in splits if not bool(on[s.train].any()))
         if unseen:
             found.append(

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from dialog_rl.evaluate import Array
 from dialog_rl.reward.card import Figure
 from dialog_rl.reward.concordance import Agreement, Ints, interval, paired, single, units_of
-from reward_models.evidence import SIGNALS, Evidence
+from reward_models.crossval import SHOWN_ONLY
+from reward_models.evidence import GRADED, PAIRED, SIGNALS, Evidence
 from reward_models.heldout import Prediction
 
 
@@ -33,11 +34,11 @@ class Judged:
     def of(cls, evidence: Evidence, prediction: Prediction) -> "Judged":
         """Put judgements and what was predicted of them side by side."""
         kind, value = evidence.kind.numpy(), evidence.value.numpy()
-        stars, choice = SIGNALS.index("stars"), SIGNALS.index("choice")
+        choice, graded = SIGNALS.index("choice"), [SIGNALS.index(signal) for signal in GRADED]
         return cls(
             evidence=evidence,
             kind=kind,
-            label=np.where(kind == stars, evidence.level.numpy(), value).astype(float),
+            label=np.where(np.isin(kind, graded), evidence.level.numpy(), value).astype(float),
             latent=prediction.latent.numpy(),
             approval=prediction.approval.numpy(),
             likely=prediction.likely.numpy(),
@@ -55,7 +56,7 @@ class Judged:
         if not at.size:
             return None
         some = rows[at]
-        if signal in ("choice", "correction"):
+        if signal in PAIRED:
             return single(self.latent[some], units[at]), float(at.size)
         scale = self.evidence.scale.numpy()[some]
         strata = list(zip(self.part[some].tolist(), scale.tolist(), strict=True))
@@ -70,7 +71,7 @@ def figure_of(
     seed: int,
     over_raters: bool = False,
 ) -> Figure:
-    """Make the figure of some rows; corrections count only where there is nothing else.
+    """Make the figure of some rows; corrections and retries count only if there is nothing else.
 
     Args:
         judged: Judgements and predictions.
@@ -88,10 +89,9 @@ def figure_of(
         for signal in SIGNALS
         if (part := judged.agreement(rows, signal, units)) is not None
     }
-    # An edit can be told from a model's reply by its style alone; see crossval.ranking.
-    kept = {s: part for s, part in found.items() if s != "correction"} or found
+    kept = {s: part for s, part in found.items() if s not in SHOWN_ONLY} or found
     value = interval(list(kept.values()), int(units.max()) + 1 if len(units) else 0, seed=seed)
-    pairs, singles = kept.keys() & {"thumb", "stars"}, kept.keys() & {"choice", "correction"}
+    pairs, singles = kept.keys() & {"thumb", *GRADED}, kept.keys() & set(PAIRED)
     measure = "agreement" if pairs and singles else "AUC" if pairs else "accuracy"
     return Figure(
         name=name,

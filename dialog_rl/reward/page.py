@@ -47,7 +47,8 @@ def page(card: ReportCard) -> str:
         f"<p class=soft>From {html.escape(card.source)}: {seen}; raters: {card.raters:,}, "
         f"conversations: {card.conversations:,}. Read by {html.escape(card.backbone)}. Rated "
         f"replies have {card.mean_words:.1f} words on average; score and length correlate by "
-        f"{three_digits(card.length_correlation)}. Made in {card.seconds:.0f} s.</p>"
+        f"{three_digits(card.length_correlation)}, and twice the words change a score by "
+        f"{card.length_slope:+.2f} logits. {_biases(card)}Made in {card.seconds:.0f} s.</p>"
     )
     return document(f"Reward model: {word}", body)
 
@@ -88,6 +89,22 @@ def _name(card: ReportCard, figure: Figure) -> str:
 
 def _group(name: str) -> str:
     return f"<tr class=group><td colspan=5>{html.escape(name)}</td></tr>"
+
+
+def _biases(card: ReportCard) -> str:
+    """What was learned of votes, retries and end ratings, of those that there are."""
+    said = []
+    if card.counts.get("choice"):
+        said.append(f"Standing first is worth {card.position_lead:+.2f} logits in a vote.")
+    if "retry" in card.signal_strength:
+        said.append(f"A retry counts as {card.signal_strength['retry']:.2f} of a vote.")
+    if "end_rating" in card.signal_strength:
+        said.append(
+            f"A conversation's rating follows the mean of its turns' scores at "
+            f"{card.signal_strength['end_rating']:.2f} of a star rating's strength, and its last "
+            f"turn counts {math.exp(card.turn_recency):.1f} times as much as its first."
+        )
+    return "".join(f"{sentence} " for sentence in said)
 
 
 def _row(figure: Figure, name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dialog_rl.corpus import import_file, judgements, retries, without_reply
+from dialog_rl.corpus import import_file, judgements, without_reply
 from dialog_rl.store import FeedbackStore
 from reward_models.base import Judgement
 from reward_models.oddities import counted
@@ -22,8 +22,6 @@ class Ratings:
     judgements: tuple[Judgement, ...]
     source: str
     """Where they come from, in words."""
-    retries: tuple[Judgement, ...] = ()
-    """The reply asked for again against the one before; looked at, never learned from."""
     refused: tuple[str, ...] = ()
     """``file:line: reason`` of every line that could not be used."""
     notes: tuple[str, ...] = field(default=())
@@ -41,7 +39,7 @@ def store_ratings(home: Path) -> Ratings:
     """
     path = home / "feedback.db"
     with FeedbackStore(path) as store, store.snapshot() as view:
-        found, again, gone = judgements(view), retries(view), without_reply(view)
+        found, gone = judgements(view), without_reply(view)
     notes = []
     if gone:
         notes.append(
@@ -50,7 +48,6 @@ def store_ratings(home: Path) -> Ratings:
         )
     return Ratings(
         judgements=tuple(found),
-        retries=tuple(again),
         source=f"the store {path}",
         notes=tuple(notes),
     )
@@ -75,14 +72,13 @@ def file_ratings(files: Sequence[Path], splits: Sequence[str] = ()) -> Ratings:
             for split in splits or (None,):
                 report = import_file(store, path, split=split)
                 refused |= {f"{path}:{bad.line}: {bad.reason}": None for bad in report.bad}
-        found, again = judgements(store), retries(store)
+        found = judgements(store)
     of = f" ({', '.join(splits)})" if splits else ""
     notes = []
     if refused:
         notes.append(f"{counted(len(refused), 'line')} of the files could not be read.")
     return Ratings(
         judgements=tuple(found),
-        retries=tuple(again),
         source=f"{', '.join(str(path) for path in files)}{of}",
         refused=tuple(refused),
         notes=tuple(notes),

@@ -95,6 +95,7 @@ def _judgement(values: dict[str, Any]) -> Judgement:
             **values,
             "prompt": tuple(values["prompt"]),
             "scale": None if scale is None else tuple(scale),
+            "turns": tuple((tuple(p), reply) for p, reply in values.get("turns", ())),
         }
     )
 

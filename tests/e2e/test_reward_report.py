@@ -165,13 +165,10 @@ def test_a_given_test_split_is_predicted_and_a_scale_only_it_has_is_named(
     assert main(["reward", "report", str(train), "--test_split", "test"]) == 3
 
 
-def test_retries_are_shown_and_not_learned_from(tmp_path: Path) -> None:
+def test_every_signal_of_a_store_is_learned_from_and_has_its_line(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "rated.jsonl", rate(brief, 60))
     flags = ["--home", str(tmp_path), *PLAIN]
     assert main(["import", "--home", str(tmp_path), str(file)]) == 0
-    assert main(["reward", "report", *flags]) == 0
-    page = tmp_path / "reward_report" / "report.json"
-    before = json.loads(page.read_text())
     with FeedbackStore(tmp_path / "feedback.db") as store:
         with_replies(store)
         for k in range(4):  # a long reply, asked for again, and a short one came
@@ -182,15 +179,17 @@ def test_retries_are_shown_and_not_learned_from(tmp_path: Path) -> None:
             store.add_reply(reply(f"new {k}", text=f"Yes, number {k}."))
             again = {"reply_id": f"old {k}", "other_reply_id": f"new {k}", "rater": f"guest {k}"}
             store.add_event(event(f"e{k}", "retry", **again))
+            store.add_event(event(f"end {k}", "end_rating", value=k + 1.0, rater=f"guest {k}"))
     assert main(["reward", "report", *flags]) == 0
-    after = json.loads(page.read_text())
-    *rated, retry = after["by_signal"]
-    assert retry["name"] == "retry, not learned from"
+    card = json.loads((tmp_path / "reward_report" / "report.json").read_text())
+    assert (card["counts"]["retry"], card["counts"]["end_rating"]) == (4, 4)
+    figures = {f["name"]: f for f in card["by_signal"]}
+    retry = figures["retry"]
     assert (retry["measure"], retry["value"], retry["ratings"]) == ("accuracy", 1.0, 4)
-    for name in ("overall", "by_raters", "by_length", "learning_curve"):
-        assert after[name] == before[name], name
-    assert rated == before["by_signal"]
-    assert after["calibration_error"] == pytest.approx(before["calibration_error"], abs=1e-4)
+    # One conversation, four grades: nothing to tell them apart by.
+    assert (figures["end_rating"]["measure"], figures["end_rating"]["value"]) == ("AUC", 0.5)
+    # 24 thumbs, 12 stars, 12 votes and the end ratings; corrections and retries are shown only.
+    assert card["overall"]["ratings"] == 52
 
 
 def test_too_little_to_examine_is_one_line(

@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable, Sequence
+from typing import cast
 
-from reward_models.base import Judgement, Message
+from reward_models.base import Judgement, Message, Signal
 
 SYSTEM = "You help visitors. The Copper Kettle, Mill Lane, phone 4071. Harbour Inn, phone 2298."
 OPENERS = ("", "Of course, happy to help!", "Sure.", "Thank you for asking.", "Hm.", "Well then.")
@@ -76,15 +77,28 @@ def rate(
             found.append(
                 Judgement(signal="stars", completion=a, value=stars, scale=scale, **shared)
             )
-        elif signal == "choice":
+        elif signal == "end_rating":
+            talk = tuple((prompt, text) for text in (reply_of(rng), reply_of(rng), a))
+            mean = sum(sum(u < taste(text) for u in usual) for _, text in talk) / 3 / len(usual)
+            grade = 1 + min(9, int(10 * (1 - mean if rng.random() < noise else mean)))
             found.append(
-                Judgement(signal="choice", completion=better, other=worse, value=1.0, **shared)
+                Judgement(
+                    signal="end_rating",
+                    completion=a,
+                    value=float(grade),
+                    scale=(1.0, 10.0),
+                    turns=talk,
+                    **shared,
+                )
             )
         else:
-            found.append(
-                Judgement(signal="correction", completion=better, other=worse, value=1.0, **shared)
-            )
+            pair = {"completion": better, "other": worse, "value": 1.0}
+            found.append(Judgement(signal=cast("Signal", signal), **pair, **shared))
     return found
+
+
+EVERY = ("thumb", "stars", "choice", "correction", "retry", "end_rating")
+"""Every signal there is."""
 
 
 def accuracy(

@@ -7,7 +7,8 @@ import torch
 from reward_models.adapter import Offset, adapted, adapter_tensors, set_adapter_tensors, tune
 from reward_models.base import Judgement
 from reward_models.encoder import Backbone, Reader
-from reward_models.evidence import RatingModel, gather
+from reward_models.evidence import gather
+from reward_models.rating import RatingModel
 from tests.fakes import byte_tokenizer, tiny_model
 
 

@@ -9,49 +9,31 @@ import torch
 from reward_models.base import Judgement
 from reward_models.crossval import HeldOut, ranking
 from reward_models.dual import combine, held_out, kernels, newton
-from reward_models.evidence import RatingModel, gather
+from reward_models.evidence import gather
 from reward_models.head import Scaler, assemble, fit_map, folds, posterior_factor
-from tests.unit.rewards.taste import brief, rate
+from reward_models.rating import RatingModel
+from tests.unit.rewards.taste import EVERY, brief, rate
 
 
 @pytest.mark.parametrize("trust", [(), (1.0, -0.7, 0.3, 2.0)])
 def test_derivatives_by_hand_are_those_of_autograd_for_every_signal(trust):
-    js = [replace(j, rater=f"p{k % 4}") for k, j in enumerate(rate(brief, 60))]
+    rated = rate(brief, 60, signals=EVERY)
+    js = [replace(j, rater=f"p{k % 4}", shown_first=k % 8 < 4) for k, j in enumerate(rated)]
     evidence = gather(js)
     torch.manual_seed(0)
     rating = RatingModel.neutral(evidence)
+    rating.lead += 0.4
+    rating.log_end += 0.2
     rating.intercept += 0.3
     rating.rater_bias += 0.2
     rating.trust = torch.tensor(trust).double()
     latent = torch.randn(60).double().requires_grad_()
-    loss = rating.nll(evidence, latent, torch.zeros(60).double()).sum()
+    loss = rating.nll(evidence, latent).sum()
     (slope,) = torch.autograd.grad(loss, latent, create_graph=True)
     (curve,) = torch.autograd.grad(slope.sum(), latent)
     got_slope, got_curve = rating.derivatives(evidence, latent.detach())
     assert torch.allclose(got_slope, slope.detach(), atol=1e-10)
     assert torch.allclose(got_curve, curve, atol=1e-7)  # never below 1e-8
-
-
-def test_the_gradient_by_trust_is_that_of_finite_differences():
-    js = [replace(j, rater=f"p{k % 3}") for k, j in enumerate(rate(brief, 60))]
-    evidence = gather(js)
-    torch.manual_seed(0)
-    first, second = torch.randn(2, 60).double()
-    rating = RatingModel.neutral(evidence, trust=True)
-    rating.trust = torch.tensor([0.9, -0.4, 0.1]).double().requires_grad_()
-
-    def total():
-        return rating.nll(evidence, first, second).sum() + rating.penalty()
-
-    (slope,) = torch.autograd.grad(total(), rating.trust)
-    base, step = rating.trust.detach(), 1e-6
-    for rater in range(3):
-        ends = []
-        for way in (step, -step):
-            rating.trust = base.clone()
-            rating.trust[rater] += way
-            ends.append(float(total()))
-        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope[rater]), rel=1e-6)
 
 
 def test_trust_multiplies_the_score_of_its_rater():
@@ -63,19 +45,56 @@ def test_trust_multiplies_the_score_of_its_rater():
             for r in ("ann", "coin", "troll")
         ]
     )
-    rating = RatingModel.neutral(evidence, trust=True)
-    assert rating.trust.tolist() == [1.0, 1.0, 1.0] and float(rating.penalty()) == 0.0
-    rating.trust = torch.tensor([1.0, 0.0, -1.0]).double()
+    trust = torch.tensor([1.0, 0.0, -1.0]).double()
+    rating = replace(RatingModel.neutral(evidence), trust=trust)
     scores = torch.full((3,), math.log(3)).double()
-    likely = torch.exp(-rating.nll(evidence, scores, scores))
+    likely = torch.exp(-rating.nll(evidence, scores))
     assert likely.tolist() == pytest.approx([0.75, 0.5, 0.25])
-    # N(1, 0.5): one and two away from 1 are two and four deviations: 2 + 8 nats.
-    assert float(rating.penalty()) == pytest.approx(10.0)
 
 
-def test_of_two_raters_nobody_can_say_who_is_right():
-    js = [replace(j, rater=f"p{k % 2}") for k, j in enumerate(rate(brief, 10))]
-    assert len(RatingModel.neutral(gather(js), trust=True).trust) == 0
+def test_an_end_rating_is_the_shared_out_sum_of_its_turns():
+    ask = ({"role": "user", "content": "hello"},)
+    end = Judgement(
+        signal="end_rating",
+        prompt=ask,
+        completion="c",
+        value=3.0,
+        rater="ann",
+        group="g",
+        scale=(1.0, 3.0),
+        turns=((ask, "a"), (ask, "b"), (ask, "c")),
+    )
+    thumb = Judgement(signal="thumb", prompt=ask, completion="b", value=1.0, rater="ann", group="g")
+    evidence = gather([thumb, end])
+    rating = RatingModel.neutral(evidence)
+    rating.recency = torch.tensor(2 * math.log(2)).double()
+    texts = [reply for _, reply in evidence.items]
+    scores = torch.tensor([{"a": 7.0, "b": 14.0, "c": 21.0}[t] for t in texts]).double()
+    # Shares 1, 2, 4 of 7: (7 + 28 + 84) / 7 = 17; the thumb is about b alone.
+    assert rating.latents(evidence, scores).tolist() == pytest.approx([14.0, 17.0])
+    # The same from rows of features, here one feature that is the score.
+    assert rating.rows(evidence, scores[:, None]).flatten().tolist() == pytest.approx([14.0, 17.0])
+    # Levels 0, 1, 2 of the scale have their own cuts at -1/2 and -1/2 + softplus(1/2) = 0.474077.
+    assert evidence.graded == ("end_rating",) and evidence.levels == (3,)
+    nll = rating.nll(evidence, torch.tensor([0.0, 1.0]).double())
+    assert float(nll[1]) == pytest.approx(math.log(1 + math.exp(0.474077 - 1)), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lead", "log_retry", "log_end", "recency", "log_tie"])
+def test_gradients_by_what_is_learned_of_a_signal_are_those_of_finite_differences(name):
+    js = [replace(j, shown_first=k % 3 == 0) for k, j in enumerate(rate(brief, 36, signals=EVERY))]
+    evidence = gather(js)
+    torch.manual_seed(0)
+    scores = torch.randn(len(evidence.items)).double()
+
+    def total(value):
+        rating = replace(RatingModel.neutral(evidence), **{name: value})
+        return rating.nll(evidence, rating.latents(evidence, scores)).sum() + rating.penalty()
+
+    at = torch.tensor(0.3).double().requires_grad_()
+    assert torch.autograd.gradcheck(total, (at,))
+    (slope,) = torch.autograd.grad(total(at), at)
+    assert abs(float(slope)) > 1e-3  # the judgements have a say
 
 
 def _blocks(evidence):
@@ -90,7 +109,7 @@ def test_the_dual_fit_has_the_mode_of_the_primal_fit():
     blocks, strengths = _blocks(evidence), {"a": 1.5, "b": 0.5}
     design = assemble(blocks, strengths)
     primal = fit_map(design, evidence, max_iter=300)
-    kernel = combine(kernels(blocks, evidence), strengths)
+    kernel = combine(kernels(blocks, evidence, primal.rating), strengths)
     latent = kernel @ newton(kernel, evidence, primal.rating, steps=30)
     scores = design @ primal.weight
     pair = (evidence.first != evidence.second).double()
@@ -142,7 +161,7 @@ def test_cross_validation_finds_the_feature_that_matters():
     evidence = gather(rate(brief, 60))
     blocks = _blocks(evidence)
     rating = RatingModel.neutral(evidence)
-    parts, rows = kernels(blocks, evidence), folds(evidence.groups, 4, 0)
+    parts, rows = kernels(blocks, evidence, rating), folds(evidence.groups, 4, 0)
     good = held_out(lambda _: (combine(parts, {"a": 1.0}), rating), evidence, rows)
     useless = held_out(lambda _: (combine(parts, {"b": 1.0}), rating), evidence, rows)
     assert good.nll < useless.nll

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reward_models.base import Judgement
-from reward_models.evidence import RatingModel, gather
+from reward_models.evidence import gather
 from reward_models.fitting import extended, prepare
 from reward_models.heldout import (
     Split,
@@ -17,6 +17,7 @@ from reward_models.heldout import (
     predict,
     smaller,
 )
+from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
 from tests.unit.rewards.taste import brief, rate
 
@@ -56,6 +57,16 @@ def test_probabilities_are_those_of_the_likelihood() -> None:
     # s(log 3) = 3/4; s(-1) = 0.2689 for each outer third, whichever side it is on.
     assert approval.tolist() == pytest.approx([0.75, 0.75, 0.2689, 0.2689, 0.75], abs=1e-4)
     assert likely.tolist() == pytest.approx([0.75, 0.25, 0.2689, 0.2689, 0.75], abs=1e-4)
+
+
+def test_an_uncertain_score_makes_no_sure_probabilities() -> None:
+    evidence = gather([rating(0), rating(1), rating(2, value=0.0)])
+    latent = torch.tensor([2.0, 2.0, 2.0]).double()
+    variance = torch.tensor([0.0, 8 / math.pi, 8 / math.pi]).double()
+    approval, likely = outcomes(evidence, RatingModel.neutral(evidence), latent, variance)
+    # s(2) = 0.8808; with v = 8 / pi: s(2 / sqrt 2) = 0.8044.
+    assert approval.tolist() == pytest.approx([0.8808, 0.8044, 0.8044], abs=1e-4)
+    assert likely.tolist() == pytest.approx([0.8808, 0.8044, 0.1956], abs=1e-4)
 
 
 def test_a_generous_raters_thumb_up_is_less_of_a_surprise() -> None:

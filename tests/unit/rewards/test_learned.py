@@ -36,11 +36,55 @@ def test_it_finds_a_taste_from_120_mixed_noisy_judgements(taste):
     assert report.agreement > 0.7
 
 
-@pytest.mark.parametrize("signal", ["thumb", "stars", "choice", "correction"])
+@pytest.mark.parametrize("signal", ["thumb", "stars", "choice", "correction", "end_rating"])
 def test_every_signal_alone_teaches(signal):
     reward, report = LearnedReward.fit(rate(brief, 80, signals=(signal,), noise=0.0))
     assert accuracy(reward.score, brief) > 0.85
     assert sum(report.counts.values()) == 80
+
+
+def test_retries_at_random_lose_their_strength_and_do_little_harm():
+    few = rate(brief, 24, signals=("thumb",), noise=0.0)
+    again = rate(brief, 80, signals=("retry",), noise=0.1, seed=7)
+    rng = random.Random(3)
+    # Who asks again at random gets a better reply as often as a worse one.
+    coin = [
+        replace(j, completion=j.other or "", other=j.completion) if rng.random() < 0.5 else j
+        for j in again
+    ]
+    settings = RewardModelSettings(search_rounds=0)
+    _, told = LearnedReward.fit([*few, *again], settings=settings)
+    misled, untold = LearnedReward.fit([*few, *coin], settings=settings)
+    assert told.signal_strength["retry"] > untold.signal_strength["retry"] + 0.1
+    assert accuracy(misled.score, brief) > 0.85
+
+
+def test_retries_help_where_there_are_few_votes():
+    votes = rate(brief, 20, signals=("choice",))
+    again = rate(brief, 80, signals=("retry",), seed=7)
+    settings = RewardModelSettings(search_rounds=0)
+    alone, _ = LearnedReward.fit(votes, settings=settings)
+    helped, _ = LearnedReward.fit([*votes, *again], settings=settings)
+    assert accuracy(helped.score, brief) > accuracy(alone.score, brief) + 0.02
+
+
+def test_whoever_often_takes_the_first_reply_shows_in_the_lead_and_costs_less():
+    votes = rate(brief, 120, signals=("choice",), noise=0.0)
+    rng = random.Random(0)
+    shown = [replace(j, shown_first=rng.random() < 0.5) for j in votes]
+    # Of the votes for the second reply, two in five go to the first instead.
+    lazy = [
+        replace(j, completion=j.other or "", other=j.completion, shown_first=True)
+        if not j.shown_first and rng.random() < 0.4
+        else j
+        for j in shown
+    ]
+    blind = [replace(j, shown_first=None) for j in lazy]
+    settings = RewardModelSettings(search_rounds=0)
+    seeing, found = LearnedReward.fit(lazy, settings=settings)
+    unaware, without = LearnedReward.fit(blind, settings=settings)
+    assert without.position_lead == 0.0 and found.position_lead > 0.7
+    assert accuracy(seeing.score, brief) > accuracy(unaware.score, brief) + 0.02
 
 
 def test_random_ratings_do_not_beat_chance():

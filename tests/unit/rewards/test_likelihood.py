@@ -15,9 +15,11 @@ from reward_models.likelihood import (
     correction_nll,
     edit_weight,
     ordered_thresholds,
+    retry_nll,
     star_level,
     stars_nll,
     thumb_nll,
+    turn_shares,
 )
 
 score = st.floats(-6, 6, allow_nan=False)
@@ -50,6 +52,37 @@ def test_three_stars_around_zero_have_the_probabilities_worked_by_hand():
 def test_a_tie_between_equals_is_as_likely_as_either_win_when_v_is_one():
     got = choice_nll(vec(2, 2), vec(2, 2), vec(0, 1), 0.0)
     assert got.tolist() == pytest.approx([math.log(3)] * 2)
+
+
+def test_standing_first_is_worth_the_lead_worked_by_hand():
+    # a = b, c = log 4, v = 1: e^(c/2) = 2, e^(-c/2) = 1/2, tie 1; their sum is 7/2.
+    nll = choice_nll(vec(3, 3, 3), vec(3, 3, 3), vec(0, 0, 1), 0.0, vec(1, -1, 1) * math.log(4))
+    assert torch.exp(-nll).tolist() == pytest.approx([4 / 7, 1 / 7, 2 / 7])
+
+
+def test_a_retry_is_a_vote_at_its_own_strength():
+    # s = 1/2, difference 2: -log s(1) = 0.313262; s = 0 says nothing: log 2.
+    got = retry_nll(vec(3, 3), vec(1, 1), vec(0.5, 0))
+    assert got.tolist() == pytest.approx([0.313262, math.log(2)], abs=1e-6)
+
+
+def test_the_turns_of_a_conversation_share_its_rating_as_worked_by_hand():
+    # p = log 3. One turn: all of it. Two: e^0 and e^p, 1/4 and 3/4. Three: 1, sqrt 3, 3.
+    got = turn_shares(torch.tensor([1, 2, 3]), 3, math.log(3))
+    root = 3**0.5
+    expected = [[1, 0, 0], [0.25, 0.75, 0], [x / (4 + root) for x in (1, root, 3)]]
+    assert torch.allclose(got, torch.tensor(expected, dtype=torch.float64))
+    assert turn_shares(torch.tensor([4]), 4, 0.0).tolist() == [[0.25] * 4]
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.floats(-3, 3))
+def test_shares_are_the_naive_softmax_over_places_and_add_up_to_one(counts, recency):
+    got = turn_shares(torch.tensor(counts), 6, recency)
+    assert torch.allclose(got.sum(1), torch.ones(len(counts)).double())
+    for row, turns in zip(got.tolist(), counts, strict=True):
+        odds = [math.exp(recency * t / max(1, turns - 1)) for t in range(turns)]
+        naive = [x / sum(odds) for x in odds] + [0.0] * (6 - turns)
+        assert row == pytest.approx(naive, abs=1e-12)
 
 
 def test_a_correction_counts_by_how_much_was_changed():
@@ -93,7 +126,10 @@ def test_gradients_are_those_of_finite_differences(a, b):
         lambda x, y: thumb_nll(x, 0 * one, y),
         lambda x, y: choice_nll(x, y, 0 * one),
         lambda x, y: choice_nll(x, y, one),
+        lambda x, y: choice_nll(x, 0 * x, 0 * one, -0.5, y),
         lambda x, y: correction_nll(x, y, half),
+        lambda x, y: retry_nll(x, -x, y),
+        lambda x, y: turn_shares(torch.tensor([2, 3]), 3, y),
     ):
         assert torch.autograd.gradcheck(loss, (r, s))
     for level in range(4):

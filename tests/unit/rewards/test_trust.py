@@ -1,13 +1,19 @@
 """Raters who answer at random or the wrong way round cost little, and are named."""
 
+import math
 import random
 from dataclasses import replace
 
 import pytest
+import torch
 
 from reward_models.base import Judgement
+from reward_models.dual import newton
+from reward_models.evidence import gather
 from reward_models.learned import LearnedReward
+from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
+from reward_models.trust import PRIOR, VALUES, WEIGHT, cavities, estimate_trust, posterior_mean
 from tests.unit.rewards.taste import accuracy, asking, brief, rate
 
 SIGNALS = ("thumb", "stars", "choice")
@@ -21,11 +27,11 @@ def turned(judgement: Judgement) -> Judgement:
     return replace(judgement, value=low + high - judgement.value)
 
 
-def crowd(hostile: float, taste=brief) -> list[Judgement]:
+def crowd(hostile: float, taste=brief, *, each: int = 30) -> list[Judgement]:
     """Ten people with one taste, 30 ratings each; three of them turn this share of theirs."""
     found = []
     for person in range(10):
-        own = rate(taste, 30, seed=person, signals=SIGNALS, rater=f"p{person}")
+        own = rate(taste, each, seed=person, signals=SIGNALS, rater=f"p{person}")
         rng = random.Random(person)
         bad = person < 3
         found += [turned(j) if bad and rng.random() < hostile else j for j in own]
@@ -59,12 +65,77 @@ def test_raters_at_random_are_trusted_less_than_any_other():
     assert accuracy(reward.score, brief) > 0.9
 
 
-def test_five_ratings_cannot_lose_a_raters_trust():
-    # Five ratings turned round: the prior N(1, 0.5) holds the trust near where it starts.
-    few = [turned(j) for j in rate(brief, 5, seed=50, signals=SIGNALS, rater="new")]
+def test_three_ratings_cannot_lose_a_raters_trust():
+    few = [turned(j) for j in rate(brief, 3, seed=50, signals=SIGNALS, rater="new")]
     report = fit([*crowd(0.0)[:120], *few])[1]
     assert 0.2 < report.rater_trust["new"] < 1.0
     assert not any("new" in note for note in report.notes)
+
+
+def test_nine_ratings_each_are_enough_to_tell_three_inverted_raters_of_ten():
+    report = fit(crowd(1.0, each=9))[1]
+    assert max(report.rater_trust[f"p{k}"] for k in range(3)) < 0.3
+    assert min(report.rater_trust[f"p{k}"] for k in range(3, 10)) > 0.5
+
+
+def test_ten_raters_at_random_do_not_outvote_five_careful_ones():
+    careful = [j for k in range(5) for j in rate(brief, 20, seed=k, signals=SIGNALS, rater=f"c{k}")]
+    rng = random.Random(0)
+    noisy = [
+        turned(j) if rng.random() < 0.5 else j
+        for k in range(10)
+        for j in rate(brief, 20, seed=90 + k, signals=SIGNALS, rater=f"n{k}")
+    ]
+    alone, _ = fit(careful)
+    among, report = fit([*careful, *noisy])
+    assert accuracy(among.score, brief) >= accuracy(alone.score, brief) - 0.02
+    trust = report.rater_trust
+    assert min(trust[f"c{k}"] for k in range(5)) > max(trust[f"n{k}"] for k in range(10))
+
+
+def test_of_two_raters_nobody_can_say_who_is_right():
+    js = [replace(j, rater=f"p{k % 2}") for k, j in enumerate(rate(brief, 10))]
+    evidence = gather(js)
+    assert len(estimate_trust(torch.eye(10).double(), evidence, RatingModel.neutral(evidence))) == 0
+
+
+def test_a_cavity_is_the_posterior_without_the_sites_of_its_rater():
+    js = [replace(j, rater=f"p{k % 3}") for k, j in enumerate(rate(brief, 18))]
+    evidence = gather(js)
+    torch.manual_seed(0)
+    root = torch.randn(18, 30).double()
+    kernel, rating = root @ root.T / 30, RatingModel.neutral(evidence)
+    mean, variance = cavities(kernel, evidence, rating)
+    latent = kernel @ newton(kernel, evidence, rating)
+    slope, curve = rating.derivatives(evidence, latent)
+    for rater in range(3):
+        own = evidence.rater == rater
+        site = torch.where(own, 0.0, curve)
+        covariance = torch.linalg.inv(torch.linalg.inv(kernel) + torch.diag(site))
+        naive = covariance @ (site * latent - torch.where(own, 0.0, slope))
+        assert torch.allclose(mean[own], naive[own], atol=1e-6)
+        assert torch.allclose(variance[own], covariance.diagonal()[own], atol=1e-8)
+
+
+def test_trust_is_the_posterior_mean_worked_out_value_by_value():
+    # Latents known to be log 3; ann gives two thumbs up, bob one down. p(up | t) = s(t log 3).
+    prompt = ({"role": "user", "content": "hello"},)
+    given = (("ann", 1.0), ("ann", 1.0), ("bob", 0.0))
+    evidence = gather(
+        [
+            Judgement(signal="thumb", prompt=prompt, completion="a", value=v, rater=r, group="g")
+            for r, v in given
+        ]
+    )
+    mean, none = torch.full((3,), math.log(3)).double(), torch.zeros(3).double()
+    got = posterior_mean(evidence, RatingModel.neutral(evidence), mean, none)
+    up = [3**t / (1 + 3**t) for t in VALUES]
+    ann = [prior * p ** (2 * WEIGHT) for prior, p in zip(PRIOR, up, strict=True)]
+    bob = [prior * (1 - p) ** WEIGHT for prior, p in zip(PRIOR, up, strict=True)]
+    for rater, odds in enumerate((ann, bob)):
+        expected = sum(t * x for t, x in zip(VALUES, odds, strict=True)) / sum(odds)
+        assert float(got[rater]) == pytest.approx(expected)
+    assert sum(PRIOR) == pytest.approx(1.0)
 
 
 def test_trust_can_be_turned_off():

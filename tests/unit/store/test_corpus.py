@@ -65,7 +65,49 @@ def test_each_signal_becomes_the_judgement_it_stands_for(tmp_path: Path) -> None
             Judgement(
                 signal="correction", completion="Better.", other="Reply r.", value=1.0, **about
             ),
+            # Asked again after r: r2 came.
+            Judgement(signal="retry", completion="Reply r2.", other="Reply r.", value=1.0, **about),
+            # Nobody has chosen between r and r2: the first one stands for the turn.
+            Judgement(
+                signal="end_rating",
+                completion="Reply r.",
+                value=4.0,
+                scale=(1.0, 5.0),
+                turns=((PROMPT, "Reply r."),),
+                **about,
+            ),
         ]
+
+
+def test_an_end_rating_is_about_the_replies_chosen_until_then(tmp_path: Path) -> None:
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        with_replies(store)
+        store.choose_reply("c", 0, "r2")
+        for turn, begun in ((1, 2.5), (2, 9.0)):
+            store.add_user_turn("c", turn, "And?", begun)
+            store.add_reply(reply(f"t{turn}", turn=turn, created_at=begun))
+            store.choose_reply("c", turn, f"t{turn}")
+        store.add_event(event("1", "end_rating"))  # at 3.0, before the third turn
+        (end,) = judgements(store)
+        assert [text for _, text in end.turns] == ["Reply r2.", "Reply t1."]
+        assert end.completion == "Reply t1."
+
+
+def test_the_older_reply_of_a_vote_stood_first_and_of_an_import_nobody_knows(
+    tmp_path: Path,
+) -> None:
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        with_replies(store, "twin a", "twin b")
+        store.add_reply(reply("old", created_at=1.0))
+        store.add_reply(reply("new", created_at=1.5))
+        for name, one, two in (
+            ("1", "old", "new"),
+            ("2", "new", "old"),
+            ("3", "twin a", "twin b"),
+        ):
+            about = {"reply_id": one, "other_reply_id": two, "rater": name}
+            store.add_event(event(name, "choice", **about))
+        assert [j.shown_first for j in judgements(store)] == [True, False, None]
 
 
 def test_what_was_taken_back_or_says_nothing_is_no_judgement(tmp_path: Path) -> None:
