@@ -35,10 +35,11 @@ from dialog_rl.reward.ratings import file_ratings
 from reward_models.base import Judgement
 from reward_models.encoder import Backbone
 from reward_models.fitting import Prepared, extended, prepare
-from reward_models.head import assemble, latent_rows
+from reward_models.head import assemble
 from reward_models.heldout import first_good
 from reward_models.learned import LearnedReward
 from reward_models.likelihood import star_level
+from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
 
 SEEDS = 3
@@ -168,7 +169,8 @@ def learned(known: Prepared, whole: Prepared, seed: int, keep: Sequence[str]) ->
         began=time.perf_counter(),
         progress=lambda share, text: None,
     )
-    rows = latent_rows(assemble(whole.blocks, reward.strengths), whole.evidence)
+    design = assemble(whole.blocks, reward.strengths)
+    rows = RatingModel.neutral(whole.evidence).rows(whole.evidence, design)
     scores: np.ndarray = (rows @ reward.tensors["weight"]).numpy()
     return scores[len(known.evidence.groups) :]
 

@@ -74,15 +74,15 @@ def estimate_strengths(
 def posterior_mean(prior: dict[float, float], evidences: list[float]) -> float:
     """Return the mean of a value given the log evidence of each.
 
-    >>> posterior_mean({0.0: 0.5, 1.0: 0.5}, [-10.0, -10.0 + math.log(3)])  # odds 1 to 3
+    >>> round(posterior_mean({0.0: 0.5, 1.0: 0.5}, [-9.0, -9.0 + math.log(3)]), 9)  # odds 1 to 3
     0.75
 
     Args:
         prior: Value -> probability.
         evidences: Log evidence of each value, in order.
     """
-    log_odds = torch.tensor([math.log(p) for p in prior.values()]) + torch.tensor(evidences)
-    share = torch.softmax(log_odds.double(), dim=0)
+    logs = [math.log(p) + nats for p, nats in zip(prior.values(), evidences, strict=True)]
+    share = torch.softmax(torch.tensor(logs, dtype=torch.float64), dim=0)
     return float(share @ torch.tensor(list(prior), dtype=torch.float64))
 
 

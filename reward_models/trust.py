@@ -6,10 +6,11 @@ posterior of rater k is
 
     P(t | ratings) ~ P(t) * prod over ratings i of k of  E[ p(rating_i | t u_i) ] ^ h
 
-where the expectation is over the cavity: what the model believes of latent u_i from everybody
-else's ratings. Judging raters by scores that learned from their own ratings would vouch for them:
-with nine ratings each and hundreds of features a fit agrees with everyone. Each rater's trust is
-the posterior mean; fit and trust are found in turn, three times.
+where h = n / (n + 4) for n ratings (the benefit of the doubt for whoever has given few), and the
+expectation is over the cavity: what the model believes of latent u_i from everybody else's ratings.
+Judging raters by scores that learned from their own ratings would vouch for them: with nine ratings
+each and hundreds of features a fit agrees with everyone. Each rater's trust is the posterior mean;
+fit and trust are found in turn, three times.
 
 Sources: Dawid and Skene 1979 (a posterior over how a rater rates, in turn with the truth);
 Whitehill et al. 2009 (GLAD: one number per rater that multiplies a latent); Opper and Winther 2000
@@ -32,8 +33,8 @@ VALUES = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 """What a trust can be."""
 PRIOR = (0.05, 0.03, 0.07, 0.15, 0.5, 0.2)
 """Probability of each before anything is known: 85 of 100 people follow the score."""
-WEIGHT = 0.7
-"""h: a rater's ratings are worth fewer independent ones, because they share topics and moods."""
+DOUBT = 4.0
+"""Ratings at which a rater's own are believed by half: few of them share a topic and a mood."""
 _SWEEPS = 3
 _MOST = 600
 """Ratings looked at: cost grows with the cube, and trust needs tens of them, not thousands."""
@@ -111,6 +112,8 @@ def posterior_mean(
         variance: Likewise.
     """
     points, weights = _rule()
+    given = torch.bincount(evidence.rater, minlength=len(evidence.raters)).double()
+    believed = (given / (given + DOUBT))[evidence.rater]
     latents = mean + variance.sqrt() * points[:, None]
     found = []
     for value, prior in zip(VALUES, PRIOR, strict=True):
@@ -118,7 +121,7 @@ def posterior_mean(
         nll = torch.stack([trying.nll(evidence, latent) for latent in latents])
         expected = torch.logsumexp(weights.log()[:, None] - nll, dim=0)
         of_rater = torch.zeros(len(evidence.raters), dtype=torch.float64)
-        of_rater.index_add_(0, evidence.rater, WEIGHT * expected)
+        of_rater.index_add_(0, evidence.rater, believed * expected)
         found.append(of_rater + math.log(prior))
     share = torch.softmax(torch.stack(found), dim=0)
     return torch.tensor(VALUES, dtype=torch.float64) @ share

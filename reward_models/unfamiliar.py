@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from reward_models.features import without_conversation
-from reward_models.fitting import Prepared
+from reward_models.fitting import Prepared, how_they_rate
 from reward_models.head import Blocks, Strengths, assemble, fit_map, folds, posterior_factor
 
 NEW_REPLIES = "replies of new conversations"
@@ -65,12 +65,13 @@ def spreads(prepared: Prepared, strengths: Strengths) -> dict[str, float]:
     held = folds(evidence.groups, settings.folds, settings.seed)[0]
     out = set(held.tolist())
     known = evidence.part(held.new_tensor([i for i in range(len(evidence.groups)) if i not in out]))
-    seen = {*known.first.tolist(), *known.second.tolist()}
+    seen = {*known.first.tolist(), *known.second.tolist(), *known.turns.flatten().tolist()}
     new = [evidence.items[i] for i in range(len(evidence.items)) if i not in seen][:MOST]
     if not new or not len(known.groups):
         return {}
     design = assemble(prepared.blocks, strengths)
-    fit = fit_map(design, known, trust=settings.rater_trust)
+    rating, _ = how_they_rate(prepared.blocks, known, settings)
+    fit = fit_map(design, known, known=rating)
     factor = posterior_factor(design, known, fit)
     rng = random.Random(settings.seed)
     prompts, replies = [prompt for prompt, _ in new], [reply for _, reply in new]

@@ -75,10 +75,10 @@ def test_values_that_are_no_rating_are_refused_line_by_line_and_the_others_are_u
     file = str(write_lines(tmp_path / "bad.jsonl", GOOD, more=bad))
     why = [
         "NaN is no JSON number: leave the rating out or write null",
-        "ratings must be a finite number, got Infinity",
+        "ratings must be a finite number, got inf (float)",
         "ratings must lie within the scale 1 to 5, got 0.5",
         "ratings must lie within the scale 1 to 5, got 6",
-        "ratings must be a number, got '5'",
+        "ratings must be a number, got '5' (str)",
     ]
     expected = [f"{file}:{49 + k}: {reason}" for k, reason in enumerate(why)]
     for command in ("train", "report"):

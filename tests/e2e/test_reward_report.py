@@ -72,9 +72,10 @@ def test_the_card_has_every_cut_with_an_interval(made: tuple[Path, dict[str, Any
     assert 0 <= card["calibration_error"] < 0.2
 
 
-def test_the_likeliest_mistake_is_listed_first(made: tuple[Path, dict[str, Any]]) -> None:
-    first = made[1]["surprising"][0]
-    assert first["signal"] == "choice" and first["said"] == "preferred to the other reply"
+def test_the_likeliest_mistakes_are_listed_first(made: tuple[Path, dict[str, Any]]) -> None:
+    # The other one of the two is a slip as well: five stars for one of the longest replies.
+    (first,) = [s for s in made[1]["surprising"][:2] if s["signal"] == "choice"]
+    assert first["said"] == "preferred to the other reply"
     assert first["reply"].startswith(EVIL) and first["other"] == "Yes."
     assert first["rater"] == "person 0" and first["probability"] < 0.2
 

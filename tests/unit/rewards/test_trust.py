@@ -13,7 +13,7 @@ from reward_models.evidence import gather
 from reward_models.learned import LearnedReward
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
-from reward_models.trust import PRIOR, VALUES, WEIGHT, cavities, estimate_trust, posterior_mean
+from reward_models.trust import PRIOR, VALUES, cavities, estimate_trust, posterior_mean
 from tests.unit.rewards.taste import accuracy, asking, brief, rate
 
 SIGNALS = ("thumb", "stars", "choice")
@@ -65,17 +65,17 @@ def test_raters_at_random_are_trusted_less_than_any_other():
     assert accuracy(reward.score, brief) > 0.9
 
 
-def test_three_ratings_cannot_lose_a_raters_trust():
+def test_three_ratings_cannot_turn_a_rater_round():
     few = [turned(j) for j in rate(brief, 3, seed=50, signals=SIGNALS, rater="new")]
     report = fit([*crowd(0.0)[:120], *few])[1]
-    assert 0.2 < report.rater_trust["new"] < 1.0
+    assert 0.0 < report.rater_trust["new"] < 1.0
     assert not any("new" in note for note in report.notes)
 
 
 def test_nine_ratings_each_are_enough_to_tell_three_inverted_raters_of_ten():
     report = fit(crowd(1.0, each=9))[1]
-    assert max(report.rater_trust[f"p{k}"] for k in range(3)) < 0.3
-    assert min(report.rater_trust[f"p{k}"] for k in range(3, 10)) > 0.5
+    assert max(report.rater_trust[f"p{k}"] for k in range(3)) < 0.6
+    assert min(report.rater_trust[f"p{k}"] for k in range(3, 10)) > 0.7
 
 
 def test_ten_raters_at_random_do_not_outvote_five_careful_ones():
@@ -88,9 +88,13 @@ def test_ten_raters_at_random_do_not_outvote_five_careful_ones():
     ]
     alone, _ = fit(careful)
     among, report = fit([*careful, *noisy])
-    assert accuracy(among.score, brief) >= accuracy(alone.score, brief) - 0.02
+    credulous, _ = fit([*careful, *noisy], trust=False)
+    reached = accuracy(among.score, brief)
+    assert reached >= accuracy(alone.score, brief) - 0.05
+    assert reached > accuracy(credulous.score, brief) + 0.05
     trust = report.rater_trust
-    assert min(trust[f"c{k}"] for k in range(5)) > max(trust[f"n{k}"] for k in range(10))
+    # Luck lets some of the ten look careful in 20 ratings, so the two groups are compared.
+    assert sum(trust[f"c{k}"] for k in range(5)) / 5 > sum(trust[f"n{k}"] for k in range(10)) / 8
 
 
 def test_of_two_raters_nobody_can_say_who_is_right():
@@ -118,7 +122,8 @@ def test_a_cavity_is_the_posterior_without_the_sites_of_its_rater():
 
 
 def test_trust_is_the_posterior_mean_worked_out_value_by_value():
-    # Latents known to be log 3; ann gives two thumbs up, bob one down. p(up | t) = s(t log 3).
+    # Latents known to be log 3; ann gives two thumbs up, bob one down. p(up | t) = s(t log 3),
+    # and ann is believed by 2 / (2 + 4), bob by 1 / (1 + 4).
     prompt = ({"role": "user", "content": "hello"},)
     given = (("ann", 1.0), ("ann", 1.0), ("bob", 0.0))
     evidence = gather(
@@ -130,8 +135,8 @@ def test_trust_is_the_posterior_mean_worked_out_value_by_value():
     mean, none = torch.full((3,), math.log(3)).double(), torch.zeros(3).double()
     got = posterior_mean(evidence, RatingModel.neutral(evidence), mean, none)
     up = [3**t / (1 + 3**t) for t in VALUES]
-    ann = [prior * p ** (2 * WEIGHT) for prior, p in zip(PRIOR, up, strict=True)]
-    bob = [prior * (1 - p) ** WEIGHT for prior, p in zip(PRIOR, up, strict=True)]
+    ann = [prior * p ** (2 * 2 / 6) for prior, p in zip(PRIOR, up, strict=True)]
+    bob = [prior * (1 - p) ** (1 / 5) for prior, p in zip(PRIOR, up, strict=True)]
     for rater, odds in enumerate((ann, bob)):
         expected = sum(t * x for t, x in zip(VALUES, odds, strict=True)) / sum(odds)
         assert float(got[rater]) == pytest.approx(expected)
