@@ -10,7 +10,8 @@ from reward_models import asking
 from reward_models.asking import Beliefs, Questions, expected_curvature, worth_asking
 from reward_models.evidence import gather
 from reward_models.fitting import prepare, starting_strengths
-from reward_models.head import assemble, fit_map, latent_rows, posterior_factor
+from reward_models.head import assemble, fit_map, posterior_factor
+from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
 from tests.unit.rewards.taste import brief, rate
 
@@ -90,7 +91,8 @@ def test_beliefs_of_a_fitted_head_have_the_spread_that_it_gives():
     fit = fit_map(design, evidence)
     factor = posterior_factor(design, evidence, fit)
     beliefs = Beliefs.of(fit.weight, factor)
-    gaps = latent_rows(design, gather(rate(brief, 60)))[:5]
+    evidence = gather(rate(brief, 60))
+    gaps = RatingModel.neutral(evidence).rows(evidence, design)[:5]
     expected = (gaps @ factor.T).square().sum(1)
     assert torch.allclose(((gaps @ beliefs.covariance) * gaps).sum(1), expected)
 
