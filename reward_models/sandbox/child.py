@@ -55,6 +55,7 @@ def _tell(finding: dict[str, Any]) -> None:
 
 def main() -> None:
     """Be the warden."""
+    sys.dont_write_bytecode = True  # this file's own is kept; what a program imports is not
     walls.guard_children()
     settings, program = _part(), _part()
     separated = "namespaces" in settings["walls"] and walls.separate()

@@ -153,7 +153,7 @@ def _run(check: Check, limits: Limits, walls: Sequence[str]) -> Findings:
     sent = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-P", "-B", "-c", _START],
+            [sys.executable, "-s", "-S", "-P", "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
