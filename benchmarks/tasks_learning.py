@@ -1,6 +1,6 @@
 """Does PPO on a known answer raise the reward on held-out tasks? Three kinds, three seeds.
 
-    python -m benchmarks.tasks_learning        (about 9 core-minutes)
+    python -m benchmarks.tasks_learning        (about 10 core-minutes)
 
 For each kind (translation, summarisation, code) and seed: a small Llama (two layers, its own
 tokenizer) is made on the spot by imitating the answers of the train part, a share of which was
@@ -8,7 +8,8 @@ spoilt, so that it can do the task and does not always. Then `dialog-rl train --
 FILE`, as a process of its own. Figures are the run's verdict: mean reward (chrF, ROUGE-L, share of
 unit tests passed) on the same 200 held-out tasks before and after, gains with 95 % intervals paired
 by task. The task files are made here (`tasks_made.py`); `--data code=problems.jsonl` takes a file
-of yours for a kind (a small model will not get far on a real one). Finished runs are kept below
+of yours for a kind (a small model will not get far on a real one). The settings were chosen on
+seeds 0 to 2, which are not among those that count. Finished runs are kept below
 `--work`: started again, the benchmark goes on.
 """
 
@@ -41,12 +42,13 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+FIRST_SEED = 3
 SPOILT = 0.5
-STEPS: dict[TaskEnvName, int] = {"translation": 150, "summarisation": 80, "code": 200}
+STEPS: dict[TaskEnvName, int] = {"translation": 150, "summarisation": 80, "code": 300}
 """Of imitation: few enough to leave something to learn."""
 FLAGS: Sequence[str] = (
     "--batch_size=64", "--num_generations=8", "--response_length=48", "--temperature=1.0",
-    "--lora_layers=all", "--learning_rate=3e-3", "--dtype=float32", "--max_seconds=100000",
+    "--lora_layers=all", "--learning_rate=2e-3", "--dtype=float32", "--max_seconds=100000",
 )  # fmt: skip
 
 
@@ -159,7 +161,7 @@ def rows_of(kind: TaskEnvName, runs: Sequence[dict[str, Any]], command: str) -> 
     rewards = [next(m for m in run["verdict"]["measures"] if m["name"] == "reward") for run in runs]
     score = f"{kind}, {TASK_REWARD[kind]} on held-out tasks"
     rows = []
-    for seed, found in enumerate(rewards):
+    for seed, found in enumerate(rewards, FIRST_SEED):
         for side, when in (("incumbent", "before"), ("candidate", "after")):
             rows.append(
                 ResultRow(
@@ -171,7 +173,7 @@ def rows_of(kind: TaskEnvName, runs: Sequence[dict[str, Any]], command: str) -> 
         rows.append(
             ResultRow(
                 figure=f"{score}, gain, seed {seed}"
-                f" ({'ship' if runs[seed]['ship'] else 'do not ship'})",
+                f" ({'ship' if runs[seed - FIRST_SEED]['ship'] else 'do not ship'})",
                 value=round(found["difference"], 3),
                 low=round(found["low"], 3),
                 high=round(found["high"], 3),
@@ -209,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kind = TASK_KINDS[name]
         if kind not in args.files:
             write_lines(args.work / f"{kind}.jsonl", MADE[kind]())
-        runs = [one_run(args, kind, seed) for seed in range(args.seeds)]
+        runs = [one_run(args, kind, FIRST_SEED + n) for n in range(args.seeds)]
         rows += rows_of(kind, runs, COMMAND)
         for row in rows[-3 * args.seeds - 1 :]:
             print(f"{row.value:>8}  {row.bar:24} {row.figure}", flush=True)
