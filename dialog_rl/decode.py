@@ -8,7 +8,7 @@ neighbours. Tokens are drawn by inverting the cumulative distribution: ``torch.m
 Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.conversation import FinishReason, SamplingParams
+from dialog_rl.prompt_memory import Known, PromptMemory
 from reward_models.side_by_side import side_by_side
 
 _TOP = 64
@@ -36,8 +37,16 @@ class Runner(Protocol):
     side_by_side: bool
     """Whether several batches gain by being decoded at once, each with a thread of its own."""
 
-    def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[Any, Tensor]:
-        """Read B prompts; return the cache and the logits [B, V] of each first new token."""
+    def start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        known: Sequence[Known | None] = (),
+    ) -> tuple[Any, Tensor]:
+        """Read B prompts; return the cache and the logits [B, V] of each first new token.
+
+        ``known``: what was read of each prompt before, if anything; a runner may read it again.
+        """
         ...
 
     def step(self, cache: Any, ids: Tensor) -> Tensor:
@@ -46,6 +55,10 @@ class Runner(Protocol):
 
     def keep(self, cache: Any, rows: Tensor) -> None:
         """Keep only these rows of the cache, in this order."""
+        ...
+
+    def remember(self, cache: Any, row: int, ids: tuple[int, ...]) -> Known | None:
+        """Copy what a row of the cache holds of its first tokens; None if this runner cannot."""
         ...
 
 
@@ -124,27 +137,38 @@ def decode_batch(
     end_ids: frozenset[int],
     *,
     max_rows: int = 64,
+    memory: PromptMemory | None = None,
 ) -> list[Decoded]:
     """Decode every prompt; rows of similar length share a batch of at most ``max_rows``.
 
-    Batches are decoded side by side where the runner allows it.
+    Batches are decoded side by side where the runner allows it. What ``memory`` knows of a prompt
+    is not read again; afterwards it knows these prompts and replies.
     """
+    known = [None] * len(prompts) if memory is None else memory.recall(prompts)
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     if runner.side_by_side:
         share = -(-len(order) // torch.get_num_threads())
         max_rows = min(max_rows, max(share, _LEAST_ROWS))
     batches = [order[begin : begin + max_rows] for begin in range(0, len(order), max_rows)]
 
-    def decode(rows: list[int]) -> list[Decoded]:
+    def decode(rows: list[int]) -> tuple[list[Decoded], list[Known | None]]:
         return _decode_rows(
-            runner, [prompts[i] for i in rows], params, [seeds[i] for i in rows], end_ids
+            runner,
+            [prompts[i] for i in rows],
+            params,
+            [seeds[i] for i in rows],
+            end_ids,
+            known=[known[i] for i in rows],
+            remember=memory is not None,
         )
 
     tasks = [partial(decode, rows) for rows in batches]
     done = side_by_side(tasks, at_once=runner.side_by_side)
+    if memory is not None:
+        memory.replace([row for _, rows in done for row in rows])
     results = {
         i: d
-        for rows, found in zip(batches, done, strict=True)
+        for rows, (found, _) in zip(batches, done, strict=True)
         for i, d in zip(rows, found, strict=True)
     }
     return [results[i] for i in range(len(prompts))]
@@ -157,14 +181,26 @@ def _decode_rows(
     params: SamplingParams,
     seeds: Sequence[int],
     end_ids: frozenset[int],
-) -> list[Decoded]:
+    *,
+    known: Sequence[Known | None],
+    remember: bool,
+) -> tuple[list[Decoded], list[Known | None]]:
+    """Decode one batch; return the replies and, if asked for, what was read and written."""
     limit = params.max_new_tokens
-    cache, logits = runner.start(prompts, limit)
+    cache, logits = runner.start(prompts, limit, known)
     u = torch.from_numpy(np.stack([uniforms(seed, limit) for seed in seeds])).to(logits.device)
     ids: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
     going = set(range(len(prompts)))
     rows = list(range(len(prompts)))
+    read: list[Known | None] = [None] * len(prompts)
+
+    def note(places: Iterable[int]) -> None:
+        # The last token drawn was not read.
+        for place in places if remember else ():
+            row = rows[place]
+            read[row] = runner.remember(cache, place, (*prompts[row], *ids[row][:-1]))
+
     for step in range(limit):
         drawn, scores = sample_from_logits(logits, u[rows, step], params.temperature, params.top_p)
         for row, token, score in zip(rows, drawn.tolist(), scores.tolist(), strict=True):
@@ -177,15 +213,18 @@ def _decode_rows(
             break
         # Leaving copies the cache of those who stay, so rows leave several at a time.
         if len(going) <= _LEAVE_AT * len(rows):
+            note(place for place, row in enumerate(rows) if row not in going)
             stay = torch.tensor([i for i, row in enumerate(rows) if row in going])
             runner.keep(cache, stay.to(logits.device))
             drawn = drawn[stay.to(logits.device)]
             rows = [row for row in rows if row in going]
         logits = runner.step(cache, drawn)
-    return [
+    note(range(len(rows)))
+    decoded = [
         Decoded(tuple(i), tuple(p), "length" if row in going else "stop")
         for row, (i, p) in enumerate(zip(ids, logprobs, strict=True))
     ]
+    return decoded, read
 
 
 def decode_stream(
@@ -245,7 +284,10 @@ class TransformersRunner:
         self._model: Any = model
 
     def start(
-        self, prompts: Sequence[Sequence[int]], new_tokens: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        known: Sequence[Known | None] = (),
     ) -> tuple[_PaddedCache, Tensor]:
         """Read B prompts; return the cache and the logits [B, V] of each first new token."""
         from transformers import DynamicCache
@@ -270,6 +312,9 @@ class TransformersRunner:
         """Keep only these rows of the cache, in this order."""
         cache.cache.batch_select_indices(rows)
         cache.mask, cache.positions = cache.mask[rows], cache.positions[rows]
+
+    def remember(self, cache: _PaddedCache, row: int, ids: tuple[int, ...]) -> None:
+        """Nothing: transformers' caches are of many kinds."""
 
     def _forward(self, state: _PaddedCache, ids: Tensor, positions: Tensor) -> Tensor:
         logits: Tensor = self._model(

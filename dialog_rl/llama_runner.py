@@ -3,9 +3,10 @@
 A decode step of a small model through transformers' modules is mostly Python and small kernels.
 Here q, k, v and gate, up are one product each, weights are packed once and hold those of the norms,
 keys and values go into a preallocated cache, prompts are read without padding (rows of
-different length as one long row; attention alone looks at them apart), and equal prompts are read
-once. The two halves of a head that rotate together stand side by side (q and k in the same order,
-so their products stay), which makes the rotation one product of complex numbers.
+different length as one long row; attention alone looks at them apart), equal prompts are read
+once, and what a prompt shares with an earlier one need not be read again. The two halves of a head
+that rotate together stand side by side (q and k in the same order, so their products stay), which
+makes the rotation one product of complex numbers.
 
 Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length, H heads, K key/value heads,
 G = H / K, D head width, E embedding width.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dialog_rl.packed import Product, packed_product
+from dialog_rl.prompt_memory import Known, usable
 from reward_models.side_by_side import side_by_side
 
 _MAX_PARAMETERS = 1_000_000_000
@@ -101,9 +103,15 @@ class LlamaRunner:
             and all(type(m) is nn.Linear for n, m in model.named_modules() if n.endswith("_proj"))
         )
 
-    def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[_Cache, Tensor]:
+    def start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        known: Sequence[Known | None] = (),
+    ) -> tuple[_Cache, Tensor]:
         """Read B prompts; return the cache and the logits [B, V] of each first new token."""
-        unique = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
+        given = dict(zip(map(tuple, prompts), known or [None] * len(prompts), strict=True))
+        unique = list(given)
         lengths = [len(prompt) for prompt in unique]
         filled = max(lengths)
         self._grow_table(filled + new_tokens)
@@ -117,13 +125,14 @@ class LlamaRunner:
             torch.tensor(lengths),
             filled,
         )
+        skipped = [_recall(cache, row, p, old) for row, (p, old) in enumerate(given.items())]
         last, begin = [], 0
         while begin < len(unique):
-            end, tokens = begin + 1, lengths[begin]
-            while end < len(unique) and tokens + lengths[end] <= _CHUNK_TOKENS:
-                tokens += lengths[end]
+            end, tokens = begin + 1, lengths[begin] - skipped[begin]
+            while end < len(unique) and tokens + lengths[end] - skipped[end] <= _CHUNK_TOKENS:
+                tokens += lengths[end] - skipped[end]
                 end += 1
-            last.append(self._read(cache, begin, unique[begin:end]))
+            last.append(self._read(cache, begin, unique[begin:end], skipped[begin:end]))
             begin = end
         logits = self._logits(torch.cat(last))
         if len(unique) < len(prompts):
@@ -163,35 +172,61 @@ class LlamaRunner:
         cache.keys = [keys[rows] for keys in cache.keys]
         cache.values = [values[rows] for values in cache.values]
 
+    def remember(self, cache: _Cache, row: int, ids: tuple[int, ...]) -> Known:
+        """Copy what a row of the cache holds of its first tokens."""
+        first = cache.filled - int(cache.lengths[row])
+        span = slice(first, first + len(ids))
+        keys, values = (
+            torch.stack([layer[row, :, span] for layer in side])
+            for side in (cache.keys, cache.values)
+        )
+        return Known(ids, keys, values)
+
     # -- one layer ---------------------------------------------------------------------------------
 
-    def _read(self, cache: _Cache, first: int, prompts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Read some prompts as one row of tokens; the last hidden state of each, [b, E]."""
-        lengths = [len(prompt) for prompt in prompts]
-        ids = torch.tensor([token for prompt in prompts for token in prompt])
-        positions = torch.cat([torch.arange(length) for length in lengths])
+    def _read(
+        self,
+        cache: _Cache,
+        first: int,
+        prompts: Sequence[tuple[int, ...]],
+        skipped: Sequence[int],
+    ) -> Tensor:
+        """Read some prompts as one row of tokens; the last hidden state of each, [b, E].
+
+        The first ``skipped`` tokens of each are in the cache already.
+        """
+        spans = [(skip, len(prompt)) for prompt, skip in zip(prompts, skipped, strict=True)]
+        ids = torch.tensor([t for p, skip in zip(prompts, skipped, strict=True) for t in p[skip:]])
+        positions = torch.cat([torch.arange(skip, length) for skip, length in spans])
         turn = self._table[positions][:, None]
-        groups = self._heads // self._kv_heads
+        masks = [_after(skip, length) for skip, length in spans]
         x: Tensor = self._embedding[ids].float()
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
             q, k, v = self._project(layer, x, turn)
             mixed, begin = [], 0
-            for row, length in enumerate(lengths):
-                span = slice(begin, begin + length)
-                own_k, own_v = k[span].transpose(0, 1), v[span].transpose(0, 1)
-                keys[first + row, :, cache.filled - length : cache.filled] = own_k
-                values[first + row, :, cache.filled - length : cache.filled] = own_v
-                attended = F.scaled_dot_product_attention(
-                    q[span].transpose(0, 1)[None],
-                    own_k.repeat_interleave(groups, 0)[None],
-                    own_v.repeat_interleave(groups, 0)[None],
-                    is_causal=True,
-                    scale=self._scale,
-                )
-                mixed.append(attended[0].transpose(0, 1).reshape(length, -1))
-                begin += length
+            for row, ((skip, length), mask) in enumerate(zip(spans, masks, strict=True)):
+                fresh = slice(begin, begin + length - skip)
+                own = slice(cache.filled - length, cache.filled)
+                own_k, own_v = keys[first + row, :, own], values[first + row, :, own]
+                own_k[:, skip:] = k[fresh].transpose(0, 1)
+                own_v[:, skip:] = v[fresh].transpose(0, 1)
+                mixed.append(self._attend(q[fresh], own_k, own_v, mask))
+                begin += length - skip
             x = self._finish(layer, x, torch.cat(mixed))
-        return x[torch.tensor(lengths).cumsum(0) - 1]
+        return x[torch.tensor([length - skip for skip, length in spans]).cumsum(0) - 1]
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of one row's new tokens q [T, H, D] over its keys [K, L, D]; [T, H * D]."""
+        groups = self._heads // self._kv_heads
+        attended = F.scaled_dot_product_attention(
+            q.transpose(0, 1)[None],
+            keys.repeat_interleave(groups, 0)[None],
+            values.repeat_interleave(groups, 0)[None],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self._scale,
+        )
+        return attended[0].transpose(0, 1).reshape(len(q), -1)
 
     def _project(self, layer: _Layer, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [T, H, D] and keys [T, K, D], and values [T, K, D]."""
@@ -262,3 +297,19 @@ class LlamaRunner:
         cos, sin = self._rotary(torch.zeros(1), torch.arange(max(capacity, 1024))[None])
         half = self._width // 2
         self._table = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+
+
+def _recall(cache: _Cache, row: int, prompt: tuple[int, ...], known: Known | None) -> int:
+    """Copy the keys and values that are known of a prompt into its row; return for how many."""
+    count = usable(known, prompt)
+    if known is not None and count:
+        first = cache.filled - len(prompt)
+        for side, old in ((cache.keys, known.keys), (cache.values, known.values)):
+            for layer, part in zip(side, old, strict=True):
+                layer[row, :, first : first + count] = part[:, :count]
+    return count
+
+
+def _after(skip: int, length: int) -> Tensor | None:
+    """Which of ``length`` tokens each from the ``skip``-th on sees; None if that is causal."""
+    return torch.ones(length - skip, length, dtype=torch.bool).tril(skip) if skip else None

@@ -15,6 +15,7 @@ from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.errors import DataError, PolicyError
 from dialog_rl.policy import Generation, Policy, TokenStream
 from dialog_rl.precision import Precision
+from dialog_rl.prompt_memory import PromptMemory
 from reward_models.base import Message
 from reward_models.chat_template import render_ids
 
@@ -203,11 +204,12 @@ class DialogManager:
         version: str = BASE_VERSION,
         model: nn.Module | None = None,
         precision: Precision = "weights",
+        memory: PromptMemory | None = None,
     ) -> list[DraftReply]:
         """One sampled reply to each conversation, decoded together.
 
         ``model`` is a live module (in training) that answers in place of ``version``;
-        ``precision`` as in ``Policy.generate``.
+        ``precision`` and ``memory`` as in ``Policy.generate``.
 
         Raises:
             DataError: a conversation cannot be used.
@@ -224,6 +226,7 @@ class DialogManager:
             version=version,
             model=model,
             precision=precision,
+            memory=memory,
         )
         return [
             DraftReply(prompt=p, generation=g, params=params, seed=s, version=version)

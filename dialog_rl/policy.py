@@ -23,6 +23,7 @@ from dialog_rl.conversation import BASE_VERSION, FinishReason, SamplingParams
 from dialog_rl.decode import Runner, decode_batch, decode_stream
 from dialog_rl.errors import PolicyError
 from dialog_rl.precision import Precision, decode_dtype, make_runner
+from dialog_rl.prompt_memory import PromptMemory
 from dialog_rl.scheduler import DecodeScheduler, Ticket
 from reward_models.backbone import merged_copy
 from reward_models.chat_template import check_prefix_preserving, check_template, end_of_turn_id
@@ -221,6 +222,7 @@ class Policy:
         version: str = BASE_VERSION,
         model: nn.Module | None = None,
         precision: Precision = "weights",
+        memory: PromptMemory | None = None,
     ) -> list[Generation]:
         """Sample one reply per prompt, all prompts together.
 
@@ -234,9 +236,12 @@ class Policy:
             precision: of the matrix products on CPU: that of the weights, bfloat16 (the recorded
                 log-probabilities are then off by about 0.01), or auto: bfloat16 where this CPU is
                 measured to be faster with it.
+            memory: of the turns before, made for this version, or for this module with these
+                weights; the fast decoder on CPU then reads only what is new.
 
         Raises:
-            PolicyError: the version is unknown, or prompts and seeds differ in number.
+            PolicyError: the version is unknown, prompts and seeds differ in number, or the memory
+                is another model's.
         """
         if len(prompts) != len(seeds):
             raise PolicyError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
@@ -244,10 +249,13 @@ class Policy:
             return []
         dtype = decode_dtype(self.model.dtype, precision)
         if model is None:
-            runner = self._version(version).runner(dtype)
+            found = self._version(version)
+            owner, runner = found.module, found.runner(dtype)
         else:
-            runner = make_runner(_plain(model), dtype)
-        decoded = decode_batch(runner, prompts, params, seeds, self.end_ids)
+            owner, runner = model, make_runner(_plain(model), dtype)
+        if memory is not None:
+            memory.belong_to(owner)
+        decoded = decode_batch(runner, prompts, params, seeds, self.end_ids, memory=memory)
         return [
             Generation(
                 ids=d.ids,

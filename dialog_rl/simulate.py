@@ -1,6 +1,7 @@
 """What ``dialog-rl simulate`` does: let versions of the model talk with simulated users.
 
-Many conversations run at once and all of them are answered in one decode batch. A user costs less
+Many conversations run at once and all of them are answered in one decode batch; one that ends makes
+room for the next, and of a prompt only what the turn before did not have is read. A user costs less
 than a millisecond a turn, so the model is never kept waiting. Every reply's sampling seed follows
 from the conversation's seed and the turn, so the same seeds give the same conversations, and in
 float32 the size of the batch makes no difference.
@@ -57,13 +58,20 @@ class Agent(Protocol):
 
 
 def model_agent(manager: "DialogManager", version: str) -> Agent:
-    """Return an agent that is a version of the model; replies are cut at ``MAX_REPLY_CHARS``."""
+    """Return an agent that is a version of the model; replies are cut at ``MAX_REPLY_CHARS``.
+
+    It remembers the turns before, so of every prompt it reads only what is new.
+    """
+    from dialog_rl.prompt_memory import PromptMemory
+
+    memory = PromptMemory()
 
     def reply(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
         drafts = manager.reply_batch(
             [env.messages for env in envs],
             seeds=[seed * _STRIDE + t for seed, t in zip(seeds, turn, strict=True)],
             version=version,
+            memory=memory,
         )
         return [draft.generation.text[:MAX_REPLY_CHARS] for draft in drafts]
 

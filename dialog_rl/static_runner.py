@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import StaticCache
 
 from dialog_rl.decode import left_padded
+from dialog_rl.prompt_memory import Known
 
 _ROUND = 64
 """Slots are counted in steps of so many, so that caches and graphs can be used again."""
@@ -131,7 +132,12 @@ class StaticRunner:
             and not getattr(config, "sliding_window", None)
         )
 
-    def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[_Batch, Tensor]:
+    def start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        known: Sequence[Known | None] = (),
+    ) -> tuple[_Batch, Tensor]:
         """Read B prompts; return the batch and the logits [B, V] of each first new token."""
         ids, lengths = left_padded(prompts)
         width, device = ids.shape[1], self._model.device
@@ -152,6 +158,9 @@ class StaticRunner:
     def keep(self, cache: _Batch, rows: Tensor) -> None:
         """Go on with these rows only; the others keep their slots, so that the graph stays."""
         cache.rows = cache.rows[rows]
+
+    def remember(self, cache: _Batch, row: int, ids: tuple[int, ...]) -> None:
+        """Nothing: a recorded step works on its own slots only."""
 
     def _take(self, shape: tuple[int, int]) -> _Slots:
         """Slots of this shape that no batch uses, or new ones."""

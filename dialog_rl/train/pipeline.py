@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,6 +40,7 @@ from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Generation, Policy
 from dialog_rl.precision import Precision
 from dialog_rl.process import give_back
+from dialog_rl.prompt_memory import PromptMemory
 from dialog_rl.q_function import QCard, QFunction
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.rollout import Sampler, TrainingPrompt
@@ -326,14 +328,27 @@ class _Work:
         return build_reward(learned, settings)
 
     def _sampler(self) -> Sampler:
-        """How training draws replies: as the chat does, but from the whole distribution."""
+        """How training draws replies: as the chat does, but from the whole distribution.
+
+        In conversations only what is new is read. What was read goes with the decoder's copy that
+        read it, which each update makes anew.
+        """
         sampling = self.settings.rollout_sampling()
+        talking = self.settings.env is not None
+        memories: WeakKeyDictionary[nn.Module, PromptMemory] = WeakKeyDictionary()
         precision: Precision = "bfloat16" if self.head["dtype"] == "bfloat16" else "weights"
 
         def sampler(
             prompts: Sequence[Sequence[int]], seeds: Sequence[int], model: nn.Module
         ) -> list[Generation]:
-            return self.policy.generate(prompts, sampling, seeds, model=model, precision=precision)
+            return self.policy.generate(
+                prompts,
+                sampling,
+                seeds,
+                model=model,
+                precision=precision,
+                memory=memories.setdefault(model, PromptMemory()) if talking else None,
+            )
 
         return sampler
 
