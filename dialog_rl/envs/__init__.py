@@ -1,7 +1,8 @@
 """Conversations with simulated users as Gymnasium environments.
 
-Importing this package registers ``DialogRL/Concierge-v0`` (text in, text out) and
-``DialogRL/ConciergeActs-v0`` (dialogue acts); ``domain`` is their keyword for another domain file:
+Importing this package registers ``DialogRL/Concierge-v0`` (text in, text out),
+``DialogRL/ConciergeBytes-v0`` (the same as arrays of bytes) and ``DialogRL/ConciergeActs-v0``
+(dialogue acts); ``domain`` is their keyword for another domain file:
 
     gymnasium.make("dialog_rl.envs:DialogRL/Concierge-v0", split="test")
 
@@ -27,6 +28,11 @@ gymnasium.register(
 gymnasium.register(
     id="DialogRL/ConciergeActs-v0",
     entry_point="dialog_rl.envs.act_env:DialogActEnv",
+    kwargs={"domain": "concierge"},
+)
+gymnasium.register(
+    id="DialogRL/ConciergeBytes-v0",
+    entry_point="dialog_rl.envs.text_bytes:DialogBytesEnv",
     kwargs={"domain": "concierge"},
 )
 for kind in TASK_ENVS:

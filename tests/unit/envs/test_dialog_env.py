@@ -1,6 +1,5 @@
-"""Both environments keep Gymnasium's contract, repeat by seed, and cannot be cheated."""
+"""All environments keep Gymnasium's contract and repeat by seed."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from hypothesis import strategies as st
 
 from dialog_rl.envs import DialogActEnv, DialogEnv, RewardWeights, load_domain
 from dialog_rl.envs.acts import Belief, realise, scripted_act
-from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS
+from dialog_rl.envs.text_bytes import DialogBytesEnv, to_bytes, to_text
 from dialog_rl.errors import ConfigError, DataError
 
-IDS = ("DialogRL/Concierge-v0", "DialogRL/ConciergeActs-v0")
+IDS = ("DialogRL/Concierge-v0", "DialogRL/ConciergeActs-v0", "DialogRL/ConciergeBytes-v0")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -69,18 +68,51 @@ def test_a_vector_of_conversations_runs_through_their_ends(mode: str) -> None:
     envs.close()
 
 
-def test_ten_thousand_random_acts_raise_nothing() -> None:
-    env = DialogActEnv()
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("name", IDS[1:])
+def test_acts_and_bytes_run_in_a_vector_as_they_do_alone(name: str, mode: str) -> None:
+    envs = gymnasium.make_vec(name, num_envs=2, vectorization_mode=mode)
+    alone = gymnasium.make(name).unwrapped
+    observations, _ = envs.reset(seed=4)  # the second has seed 5
+    assert (observations[1] == alone.reset(seed=5)[0]).all()
+    alone.action_space.seed(0)
+    for _ in range(2):  # no patience is so short
+        action = alone.action_space.sample()
+        observations, rewards, *_ = envs.step(np.stack([action, action]))
+        observation, reward, *_ = alone.step(action)
+        assert (observations[1] == observation).all()
+        assert rewards[1] == reward
+    envs.close()
+
+
+@pytest.mark.parametrize(("name", "steps"), [(IDS[0], 1_000), (IDS[1], 10_000), (IDS[2], 10_000)])
+def test_random_actions_raise_nothing(name: str, steps: int) -> None:
+    # Random text is 2,000 letters long and takes 6 ms a step: 10,000 of them come as bytes.
+    env = gymnasium.make(name).unwrapped
     env.action_space.seed(0)
     env.reset(seed=0)
     ended = 0
-    for _ in range(10_000):
+    for _ in range(steps):
         observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
             ended += 1
             env.reset()
     assert observation in env.observation_space
-    assert ended > 500
+    assert ended > steps / 20
+
+
+def test_bytes_are_the_same_conversation_as_text() -> None:
+    env, text = DialogBytesEnv(observation_bytes=300), DialogEnv()
+    observation, _ = env.reset(seed=2)
+    whole, _ = text.reset(seed=2)
+    assert len(whole) > 300
+    assert to_text(observation) == whole[-300:]  # the newest letters; all are ASCII here
+    said = to_bytes("Grüezi, which area?", 1024)
+    observation, reward, *_ = env.step(said)
+    whole, expected, *_ = text.step("Grüezi, which area?")
+    assert reward == expected
+    assert env.text.messages == text.messages
+    assert whole.endswith(to_text(observation)[-100:])
 
 
 def test_an_end_by_the_user_terminates_and_the_turn_limit_truncates() -> None:
@@ -124,48 +156,6 @@ def test_one_invented_fact_spoils_the_success_but_not_the_conversation() -> None
     assert env.user.satisfied
     assert not info["checks"]["nothing_invented"]
     assert not info["success"]
-
-
-def say(text: str) -> Callable[[DialogEnv], str]:
-    return lambda env: text
-
-
-def whole_list(env: DialogEnv) -> str:
-    return str(env.messages[0]["content"])
-
-
-def repeats(env: DialogEnv) -> str:
-    return str(env.messages[-1]["content"])
-
-
-CHEATS: dict[str, Callable[[DialogEnv], str]] = {
-    "loiters": say("Let me think about that for a moment."),
-    "ends at once": say("You are welcome. Goodbye!"),
-    "repeats what was said": repeats,
-    "reads the whole list": whole_list,
-    "flatters": say("What a wonderful question! You have excellent taste."),
-    "asks for ever": say("Which area, what price and what kind of food would you like?"),
-    "claims a booking": say("It is booked!"),
-    "says nothing": say(""),
-    "refuses": say("I am sorry, I have none."),
-}
-
-
-@pytest.mark.parametrize("cheat", CHEATS)
-def test_no_cheat_pays(cheat: str) -> None:
-    env = DialogEnv()
-    returns, successes = [], 0
-    for seed in range(60):
-        env.reset(seed=seed)
-        total, over = 0.0, False
-        while not over:
-            _, reward, terminated, truncated, info = env.step(CHEATS[cheat](env)[:MAX_REPLY_CHARS])
-            total, over = total + reward, terminated or truncated
-        returns.append(total)
-        successes += info["success"]
-    assert successes == 0
-    # Leaving a user unserved costs at least the failure, whatever else is said.
-    assert max(returns) < RewardWeights().failure
 
 
 def test_another_domain_file_makes_both_environments(cinema_file: Path) -> None:

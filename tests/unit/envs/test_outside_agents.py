@@ -1,9 +1,17 @@
-"""An agent written elsewhere learns on the act environment, unmodified."""
+"""Agents written elsewhere learn on the environments, unmodified."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.dialog_acts import at_random, scripted, serve, train_dqn
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 
 
 @pytest.mark.slow
@@ -15,3 +23,37 @@ def test_stable_baselines_dqn_learns_to_serve_unseen_users() -> None:
     assert np.mean(ceiling) == 1.0
     assert np.mean(chance) < 0.3
     assert np.mean(learned) > 0.6
+
+
+def run(home: Path, script: str, *flags: str) -> str:
+    """Run an example as a reader would, in a home of its own; return what it printed."""
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *flags],
+        env={**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1"},
+        cwd=home,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_stable_baselines_ppo_trains_as_the_example_says(tmp_path: Path) -> None:
+    said = run(tmp_path, "sb3_acts.py", "--algo", "ppo", "--steps", "600", "--users", "5")
+    assert re.search(r"success with 5 unseen users: [01]\.\d{3}", said)
+
+
+@pytest.mark.parametrize(("algo", "steps"), [("ppo", "400"), ("dqn", "40")])
+def test_rllib_trains_as_the_example_says(algo: str, steps: str, tmp_path: Path) -> None:
+    said = run(tmp_path, "rllib_acts.py", "--algo", algo, "--steps", steps, "--users", "5")
+    taken = [int(n) for n in re.findall(r"^(\d+) acts, return", said, re.MULTILINE)]
+    assert taken[-1] >= int(steps)
+    assert re.search(r"success with 5 unseen users: [01]\.\d{3}", said)
+
+
+def test_rllibs_env_runner_holds_whole_conversations(tmp_path: Path) -> None:
+    said = run(tmp_path, "rllib_text.py", "--episodes", "3", "--at_once", "3")
+    counts = re.search(r"^3 conversations, (\d+) replies, (\d) served$", said, re.MULTILINE)
+    assert counts
+    assert said.startswith("system: ")
+    assert said.count("\nassistant: ") <= int(counts[1])
+    assert int(counts[1]) >= 3

@@ -1,0 +1,194 @@
+"""Simulated turns per second: our batched rollout beside a loop that calls ``generate``.
+
+    python -m benchmarks.rollout_throughput [--conversations 96] [--batch_size 64] [--rounds 5]
+
+Both sides hold the same conversations of the bundled model with the same users of the test split.
+Replies are greedy, so that both say the same and the conversations are the same, reply by reply;
+the share that is identical is a row of its own. The loop answers one conversation after the other,
+each reply by one call of transformers' ``generate`` on the whole prompt (with its own cache inside
+the call), in float32 as ours. The sides take turns, and which goes first changes; the interval is
+the smallest and the largest of the rounds. Seconds are wall time on two threads; processor seconds
+stand beside them, because other work on the machine stretches the former. About 8 minutes.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.results import ResultRow, write_results
+from dialog_rl.conversation import SamplingParams
+from dialog_rl.envs import DialogEnv, load_domain
+from dialog_rl.envs.measures import Episode
+from dialog_rl.manager import DialogManager
+from dialog_rl.policy import Policy
+from dialog_rl.simulate import Agent, converse, model_agent
+
+COMMAND = "python -m benchmarks.rollout_throughput"
+FIRST_USER = 20_000
+BAR = 8.0
+OURS, LOOP = "ours", "generate, one conversation at a time"
+
+
+def generate_agent(manager: DialogManager) -> Agent:
+    """Answer each conversation by one call of transformers' ``generate``."""
+    policy, limit = manager.policy, manager.params.max_new_tokens
+
+    def reply(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
+        texts = []
+        for env in envs:
+            ids = torch.tensor([manager.build_prompt(env.messages).ids])
+            said = policy.model.generate(  # type: ignore[operator]
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=limit,
+                eos_token_id=sorted(policy.end_ids),
+                pad_token_id=0,
+            )
+            texts.append(policy.decode_text(said[0, ids.shape[1] :].tolist()))
+        return texts
+
+    return reply
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one side did once."""
+
+    episodes: list[Episode]
+    seconds: float
+    processor: float
+    """Processor seconds of all threads."""
+    users: float
+    """Seconds outside the agent: users, understanding, bookkeeping."""
+
+    @property
+    def turns(self) -> int:
+        """Replies of all conversations."""
+        return sum(len(e.steps) for e in self.episodes)
+
+
+def hold(agent: Agent, conversations: int, batch_size: int) -> Round:
+    """Hold all conversations once and take the time."""
+    domain = load_domain("concierge")
+    answering = 0.0
+
+    def timed(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
+        nonlocal answering
+        begun = time.perf_counter()
+        replies = agent(envs, seeds, turn)
+        answering += time.perf_counter() - begun
+        return replies
+
+    begun, worked = time.perf_counter(), time.process_time()
+    episodes = converse(
+        timed,
+        lambda: DialogEnv(domain, split="test"),
+        range(FIRST_USER, FIRST_USER + conversations),
+        batch_size=batch_size,
+        version="base",
+    )
+    seconds = time.perf_counter() - begun
+    return Round(episodes, seconds, time.process_time() - worked, seconds - answering)
+
+
+def measure(
+    manager: DialogManager, conversations: int, batch_size: int, rounds: int
+) -> dict[str, list[Round]]:
+    """Rounds of both sides in turn, after a short one of each that does not count."""
+    found: dict[str, list[Round]] = {OURS: [], LOOP: []}
+
+    def once(side: str, count: int) -> Round:
+        if side == OURS:
+            return hold(model_agent(manager, "base"), count, batch_size)
+        return hold(generate_agent(manager), count, 1)
+
+    for side in found:
+        once(side, 2)
+    for number in range(rounds):
+        for side in sorted(found, reverse=number % 2 == 1):
+            done = once(side, conversations)
+            found[side].append(done)
+            print(
+                f"round {number}, {side}: {done.turns} turns in {done.seconds:.1f} s "
+                f"({done.processor:.1f} processor seconds)",
+                flush=True,
+            )
+    return found
+
+
+def rows_of(found: dict[str, list[Round]], batch_size: int) -> list[ResultRow]:
+    """Medians over the rounds, and the ratio round by round."""
+
+    def row(
+        figure: str, values: Sequence[float], bar: str = "", met: bool | None = None
+    ) -> ResultRow:
+        return ResultRow(
+            figure=figure,
+            value=round(statistics.median(values), 3),
+            low=round(min(values), 3),
+            high=round(max(values), 3),
+            bar=bar,
+            met=met,
+            command=COMMAND,
+        )
+
+    ours, loop = found[OURS], found[LOOP]
+    pairs = list(zip(ours, loop, strict=True))
+    ratios = [(a.turns / a.seconds) / (b.turns / b.seconds) for a, b in pairs]
+    work = [(a.turns / a.processor) / (b.turns / b.processor) for a, b in pairs]
+    same = [
+        sum(x.messages == y.messages for x, y in zip(a.episodes, b.episodes, strict=True))
+        / len(a.episodes)
+        for a, b in pairs
+    ]
+    name = f"{len(ours[0].episodes)} conversations, {ours[0].turns} turns, {len(ours)} rounds"
+    return [
+        row(
+            f"simulated turns per second over those of the loop ({name})",
+            ratios,
+            f"at least {BAR:.0f}",
+            statistics.median(ratios) >= BAR,
+        ),
+        row(
+            f"turns per second, ours, up to {batch_size} at once",
+            [r.turns / r.seconds for r in ours],
+        ),
+        row(f"turns per second, {LOOP}", [r.turns / r.seconds for r in loop]),
+        row("turns per processor second over those of the loop", work),
+        row("share of ours spent outside the model", [r.users / r.seconds for r in ours]),
+        row(
+            "share of conversations that are the same, word by word",
+            same,
+            "at least 0.95",
+            min(same) >= 0.95,
+        ),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and publish."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--conversations", type=int, default=96)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--max_new_tokens", type=int, default=80)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    params = SamplingParams(temperature=0, max_new_tokens=args.max_new_tokens)
+    manager = DialogManager(Policy.load(None), params=params)
+    found = measure(manager, args.conversations, args.batch_size, args.rounds)
+    rows = rows_of(found, args.batch_size)
+    for row in rows:
+        print(f"{row.value:>8}  {row.bar:14} {row.figure}")
+    write_results("rollout_throughput", rows)
+    return 0 if all(row.met is not False for row in rows) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
