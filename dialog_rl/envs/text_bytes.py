@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
 from dialog_rl.envs.dialog_env import DialogEnv, RewardWeights
@@ -30,7 +30,7 @@ def to_bytes(text: str, size: int) -> Bytes:
     return np.frombuffer(encoded.ljust(size, b"\0"), dtype=np.uint8).copy()
 
 
-def to_text(array: Bytes) -> str:
+def to_text(array: NDArray[np.integer[Any]]) -> str:
     """Decode up to the first zero; a letter that was cut at the beginning is left out.
 
     >>> to_text(to_bytes("hé", 5)), to_text(to_bytes("hé!", 2))
@@ -39,7 +39,7 @@ def to_text(array: Bytes) -> str:
     return array.astype(np.uint8).tobytes().split(b"\0", 1)[0].decode("utf-8", errors="ignore")
 
 
-class DialogBytesEnv(gymnasium.Env[Bytes, Bytes]):
+class DialogBytesEnv(gymnasium.Env[Bytes, NDArray[np.integer[Any]]]):
     """:class:`~dialog_rl.envs.dialog_env.DialogEnv` in bytes; ``text`` is the one underneath.
 
     A conversation longer than ``observation_bytes`` loses its beginning, system prompt first.
@@ -74,7 +74,7 @@ class DialogBytesEnv(gymnasium.Env[Bytes, Bytes]):
         )
         self.render_mode = render_mode
         self.observation_space = Box(0, 255, (observation_bytes,), np.uint8)
-        self.action_space = Box(0, 255, (reply_bytes,), np.uint8)
+        self.action_space = MultiDiscrete(np.full(reply_bytes, 256))
         self._size = observation_bytes
 
     def reset(
@@ -86,14 +86,16 @@ class DialogBytesEnv(gymnasium.Env[Bytes, Bytes]):
         observation, info = self.text.reset(options=options)
         return to_bytes(observation, self._size), info
 
-    def step(self, action: Bytes) -> tuple[Bytes, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: NDArray[np.integer[Any]]
+    ) -> tuple[Bytes, float, bool, bool, dict[str, Any]]:
         """Say something to the user.
 
         Raises:
             DataError: the conversation is over.
         """
-        observation, *rest = self.text.step(to_text(action))
-        return to_bytes(observation, self._size), *rest
+        observation, reward, terminated, truncated, info = self.text.step(to_text(action))
+        return to_bytes(observation, self._size), reward, terminated, truncated, info
 
     def render(self) -> str | None:  # type: ignore[override]
         """Return the conversation as text (``render_mode="ansi"``)."""
