@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from dialog_rl.candidates import CandidateReader
 from dialog_rl.choosing import QChoosers
-from dialog_rl.config import GateSettings, TrainSettings
+from dialog_rl.config import TASK_ENVS, GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
 from dialog_rl.env_gate import UnseenUsers, judge_with_users
@@ -334,7 +334,7 @@ class _Work:
         read it, which each update makes anew.
         """
         sampling = self.settings.rollout_sampling()
-        talking = self.settings.env is not None
+        talking = self.settings.env not in (None, *TASK_ENVS)  # those have one turn
         memories: WeakKeyDictionary[nn.Module, PromptMemory] = WeakKeyDictionary()
         precision: Precision = "bfloat16" if self.head["dtype"] == "bfloat16" else "weights"
 
