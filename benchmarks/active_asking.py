@@ -14,7 +14,7 @@ averaged over four preferences in each seed.
 Votes needed: the smallest number at which the mean of three fits (20 votes fewer, so many, 20 more)
 reaches what random asking has on average at 180, 200 and 220 votes; random asking is put through
 the same rule. Takes about five
-minutes for the replies and three for every seed on one core.
+minutes for the replies and five for every seed on one core; a finished seed is kept.
 """
 
 import argparse

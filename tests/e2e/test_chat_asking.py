@@ -1,7 +1,9 @@
 """The chat asks which of two replies is better: when, about which two, and what is kept of it."""
 
 import itertools
+import os
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +112,19 @@ def test_a_reward_model_that_reads_with_another_model_is_not_loaded(tmp_path: Pa
     card = tmp_path / "runs" / "r1" / "reward_model" / "reward.json"
     card.write_text(card.read_text().replace('"backbone": null', '"backbone": "another/model"'))
     assert NewestReward(tmp_path, POLICY)() is None
+
+
+def test_the_reward_model_that_was_fitted_last_is_used(tmp_path: Path) -> None:
+    newest = NewestReward(tmp_path, POLICY)
+    assert newest() is None
+    teach(tmp_path)
+    first = newest()
+    assert first is not None and newest() is first
+    alone = tmp_path / "reward_model"  # where `dialog-rl reward train` leaves it
+    shutil.copytree(tmp_path / "runs" / "r1" / "reward_model", alone)
+    later = time.time() + 10
+    os.utime(alone / "reward.json", (later, later))
+    assert newest() not in (None, first)
 
 
 def test_a_damaged_reward_model_asks_at_random(tmp_path: Path) -> None:
