@@ -115,7 +115,7 @@ class Questions:
     RECENT = 60
     """Turns that a new one is compared with."""
     LEAST = 12
-    """Until so many turns are known, a vote is worth what it tells about its own two replies."""
+    """Turns looked at before anything is asked, to know what the policy says and what is usual."""
 
     def __init__(self, beliefs: Beliefs, share: float) -> None:
         """Start with nothing asked.
@@ -136,13 +136,17 @@ class Questions:
             gaps: Feature differences of the reply that is shown and each that could be shown
                 beside it, shape (P, D), P at least 1.
         """
-        about = torch.stack([*self._gaps]) if len(self._gaps) >= self.LEAST else None
+        self._gaps.append(gaps[0])
+        if len(self._gaps) <= self.LEAST:
+            return None
+        about = torch.stack([*self._gaps])
+        if not self._values:
+            self._values.extend(self._beliefs.information(about[:-1], about).tolist())
         values = self._beliefs.information(gaps, about)
         best = int(values.argmax())
         value = float(values[best])
         asked = worth_asking(value, self._values, self._share)
         self._values.append(value)
-        self._gaps.append(gaps[0])
         if not asked:
             return None
         # What was asked need not be asked again, whatever the answer.
