@@ -332,7 +332,7 @@ class TrainSettings:
     """Optimizer steps per pass over a batch."""
     num_ppo_epochs: int = 2
     """Passes over each batch."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Learning rate of the adapter in PPO."""
     value_learning_rate: float = 1e-3
     """Learning rate of the value head."""
@@ -477,7 +477,6 @@ ENV_DEFAULTS: dict[str, Any] = {
     "total_episodes": 9600,
     "max_seconds": 1050.0,
     "num_ppo_epochs": 3,
-    "learning_rate": 1e-3,
     "kl_coef": 0.05,
     "lam": 1.0,
 }
@@ -505,7 +504,6 @@ def env_defaults(env: str) -> dict[str, Any]:
                 "reward_funcs": (reward,),
                 "max_seconds": 600.0,
                 "total_episodes": 9600,
-                "learning_rate": 1e-3,
                 "kl_coef": 0.05,
             }
     return dict(ENV_DEFAULTS)

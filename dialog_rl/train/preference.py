@@ -55,7 +55,7 @@ def _arguments(actor: Actor, settings: TrainSettings, folder: Path) -> dict[str,
         "max_length": None,
         "lr_scheduler_type": "linear",
         "warmup_steps": 4,
-        "logging_steps": 5,
+        "logging_steps": 1,
     }
 
 

@@ -251,7 +251,7 @@ def test_one_update_moves_adapter_and_critic_only_and_plain_peft_reads_the_resul
         max_seconds=1e6,
     )
     sampling = settings.rollout_sampling()
-    actor = Actor(policy.model, lora_r=2, lora_layers=settings.lora_layers)
+    actor = Actor(policy.model, lora_r=2, lora_layers=settings.adapted_layers())
     start = {n: t.clone() for n, t in actor.tensors().items()}
     logs = []
     trainer = DialogPPOTrainer(

@@ -101,7 +101,7 @@ def test_a_policy_that_is_not_its_reference_at_the_start_is_refused():
     ("change", "words"),
     [
         ({"kl_coef": -1.0}, "kl_coef must be between 0 and 1000, got -1"),
-        ({"algo": "a2c"}, "algo must be one of ppo, grpo, rloo, kto, dpo, sft, got 'a2c'"),
+        ({"algo": "a2c"}, "algo must be one of ppo, grpo, rloo, kto, dpo, sft, q, got 'a2c'"),
         ({"batch_size": 30, "num_mini_batches": 4}, "multiple of num_mini_batches"),
         ({"batch_size": 18, "num_mini_batches": 2}, "multiple of num_generations"),
         ({"reward_weights": (1.0,)}, "reward_weights must have one value per reward_funcs"),
