@@ -1,14 +1,16 @@
 """Simulated turns per second: our batched rollout beside a loop that calls ``generate``.
 
-    python -m benchmarks.rollout_throughput [--conversations 96] [--batch_size 64] [--rounds 5]
+    python -m benchmarks.rollout_throughput [--conversations 128] [--batch_size 64] [--rounds 5]
 
 Both sides hold the same conversations of the bundled model with the same users of the test split.
 Replies are greedy, so that both say the same and the conversations are the same, reply by reply;
 the share that is identical is a row of its own. The loop answers one conversation after the other,
 each reply by one call of transformers' ``generate`` on the whole prompt (with its own cache inside
-the call), in float32 as ours. The sides take turns, and which goes first changes; the interval is
-the smallest and the largest of the rounds. Seconds are wall time on two threads; processor seconds
-stand beside them, because other work on the machine stretches the former. About 8 minutes.
+the call), in float32 as ours. Ours with the products that training's rollouts use by default
+(bfloat16 where the processor is fast with it) stands beside them. The sides take turns, and which
+goes first changes; the interval is the smallest and the largest of the rounds. Seconds are wall
+time on two threads; processor seconds stand beside them, because other work on the machine
+stretches the former. About 8 minutes on two idle cores.
 """
 
 import argparse
@@ -25,12 +27,13 @@ from dialog_rl.envs import DialogEnv, load_domain
 from dialog_rl.envs.measures import Episode
 from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Policy
+from dialog_rl.precision import Precision
 from dialog_rl.simulate import Agent, converse, model_agent
 
 COMMAND = "python -m benchmarks.rollout_throughput"
 FIRST_USER = 20_000
 BAR = 8.0
-OURS, LOOP = "ours", "generate, one conversation at a time"
+OURS, AUTO, LOOP = "ours", "ours, precision=auto", "generate, one conversation at a time"
 
 
 def generate_agent(manager: DialogManager) -> Agent:
@@ -99,13 +102,14 @@ def hold(agent: Agent, conversations: int, batch_size: int) -> Round:
 def measure(
     manager: DialogManager, conversations: int, batch_size: int, rounds: int
 ) -> dict[str, list[Round]]:
-    """Rounds of both sides in turn, after a short one of each that does not count."""
-    found: dict[str, list[Round]] = {OURS: [], LOOP: []}
+    """Rounds of all sides in turn, after a short one of each that does not count."""
+    found: dict[str, list[Round]] = {OURS: [], LOOP: [], AUTO: []}
 
     def once(side: str, count: int) -> Round:
-        if side == OURS:
-            return hold(model_agent(manager, "base"), count, batch_size)
-        return hold(generate_agent(manager), count, 1)
+        if side == LOOP:
+            return hold(generate_agent(manager), count, 1)
+        precision: Precision = "auto" if side == AUTO else "weights"
+        return hold(model_agent(manager, "base", precision=precision), count, batch_size)
 
     for side in found:
         once(side, 2)
@@ -137,10 +141,17 @@ def rows_of(found: dict[str, list[Round]], batch_size: int) -> list[ResultRow]:
             command=COMMAND,
         )
 
-    ours, loop = found[OURS], found[LOOP]
+    ours, loop, auto = found[OURS], found[LOOP], found[AUTO]
     pairs = list(zip(ours, loop, strict=True))
-    ratios = [(a.turns / a.seconds) / (b.turns / b.seconds) for a, b in pairs]
-    work = [(a.turns / a.processor) / (b.turns / b.processor) for a, b in pairs]
+
+    def over_loop(side: list[Round], unit: str) -> list[float]:
+        rates = [
+            [r.turns / (r.seconds if unit == "seconds" else r.processor) for r in rounds]
+            for rounds in (side, loop)
+        ]
+        return [a / b for a, b in zip(*rates, strict=True)]
+
+    ratios = over_loop(ours, "seconds")
     same = [
         sum(x.messages == y.messages for x, y in zip(a.episodes, b.episodes, strict=True))
         / len(a.episodes)
@@ -159,7 +170,12 @@ def rows_of(found: dict[str, list[Round]], batch_size: int) -> list[ResultRow]:
             [r.turns / r.seconds for r in ours],
         ),
         row(f"turns per second, {LOOP}", [r.turns / r.seconds for r in loop]),
-        row("turns per processor second over those of the loop", work),
+        row("turns per processor second over those of the loop", over_loop(ours, "processor")),
+        row("turns per second over those of the loop, precision=auto", over_loop(auto, "seconds")),
+        row(
+            "turns per processor second over those of the loop, precision=auto",
+            over_loop(auto, "processor"),
+        ),
         row("share of ours spent outside the model", [r.users / r.seconds for r in ours]),
         row(
             "share of conversations that are the same, word by word",
@@ -173,7 +189,7 @@ def rows_of(found: dict[str, list[Round]], batch_size: int) -> list[ResultRow]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--conversations", type=int, default=96)
+    parser.add_argument("--conversations", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max_new_tokens", type=int, default=80)

@@ -170,6 +170,12 @@ class DialogManager:
         self._check(messages)
         head = list(messages[:1]) if messages[0]["role"] == "system" else []
         body = list(messages[len(head) :])
+        # Most conversations fit: one look at the whole instead of one for every turn.
+        usable = all(map(_usable, body))
+        if usable and sum(len(m["content"]) for m in body) <= 8 * self.context_budget:
+            whole = render_ids(self.policy.tokenizer, messages)
+            if len(whole) <= self.context_budget:
+                return Prompt(messages=tuple(messages), ids=tuple(whole), dropped=0)
         starts = [i for i, message in enumerate(body) if message["role"] == "user"]
         kept, ids = len(body), None
         for start in [*reversed(starts), 0]:

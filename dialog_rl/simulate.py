@@ -34,6 +34,7 @@ from reward_models.base import Message
 
 if TYPE_CHECKING:
     from dialog_rl.manager import DialogManager
+    from dialog_rl.precision import Precision
 
 SCRIPTED = "scripted"
 """The version that is no model; see ``dialog_rl.envs.acts``."""
@@ -57,10 +58,13 @@ class Agent(Protocol):
         ...
 
 
-def model_agent(manager: "DialogManager", version: str) -> Agent:
+def model_agent(
+    manager: "DialogManager", version: str, *, precision: "Precision" = "weights"
+) -> Agent:
     """Return an agent that is a version of the model; replies are cut at ``MAX_REPLY_CHARS``.
 
-    It remembers the turns before, so of every prompt it reads only what is new.
+    It remembers the turns before, so of every prompt it reads only what is new. ``precision`` as
+    in ``Policy.generate``.
     """
     from dialog_rl.prompt_memory import PromptMemory
 
@@ -71,6 +75,7 @@ def model_agent(manager: "DialogManager", version: str) -> Agent:
             [env.messages for env in envs],
             seeds=[seed * _STRIDE + t for seed, t in zip(seeds, turn, strict=True)],
             version=version,
+            precision=precision,
             memory=memory,
         )
         return [draft.generation.text[:MAX_REPLY_CHARS] for draft in drafts]
