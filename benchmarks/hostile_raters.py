@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.results import ResultRow, write_results
-from benchmarks.simulated_ratings import clean_pairs, pair_accuracy, turned
-from dialog_rl.bundled import train_dialogues
+from benchmarks.simulated_ratings import turned
+from dialog_rl.bundled import heldout_dialogues, train_dialogues
 from dialog_rl.preferences import HiddenPreference, edits, parse_preference
 from reward_models.base import Judgement, Message
 from reward_models.learned import LearnedReward
@@ -75,10 +75,29 @@ def rated(
     return found
 
 
+def accuracy(reward: LearnedReward, preference: HiddenPreference, pool: Sequence[Turn]) -> float:
+    """Share of clean held-out pairs that the reward orders as the preference does."""
+    rng = random.Random(99)
+    pairs: list[tuple[tuple[Message, ...], str, str]] = []
+    while len(pairs) < PAIRS:
+        _, prompt, reply = rng.choice(pool)
+        other = rng.choice(edits(reply))
+        choice = preference.prefers(prompt, reply, other)
+        if choice != 0.5:
+            pairs.append((prompt, reply, other) if choice else (prompt, other, reply))
+    prompts = [prompt for prompt, _, _ in pairs]
+    better = reward.judge(prompts, [good for _, good, _ in pairs])
+    worse = reward.judge(prompts, [bad for _, _, bad in pairs])
+    won = [
+        (g.score > b.score) + 0.5 * (g.score == b.score) for g, b in zip(better, worse, strict=True)
+    ]
+    return statistics.fmean(won)
+
+
 def measure(name: str, seed: int, each: int) -> dict[str, float]:
     """Return the accuracy under each condition for one preference and seed."""
     preference, rng = parse_preference(name), random.Random(seed)
-    pool, pairs = turns(train_dialogues()), clean_pairs(preference, PAIRS)
+    pool, held = turns(train_dialogues()), turns(heldout_dialogues())
     rng.shuffle(pool)
     honest = [rated(preference, pool, f"rater {k}", each, rng) for k in range(RATERS)]
     wrong = [[turned(j) for j in one] for one in honest[:HOSTILE]]
@@ -94,7 +113,7 @@ def measure(name: str, seed: int, each: int) -> dict[str, float]:
                 settings=RewardModelSettings(seed=seed, rater_trust=trust),
             )
             key = f"{who}, {'with' if trust else 'without'} trust"
-            found[key] = pair_accuracy(reward, pairs)
+            found[key] = accuracy(reward, preference, held)
     print(name, seed, each, {key: round(value, 3) for key, value in found.items()}, flush=True)
     return found
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.mixed_signals [--seeds 5] [--labels 300] [--backbone]
 
-Ten simulated raters with one hidden preference give 30 ratings each on replies of the bundled
-corpus and small edits of them: votes between two replies only; thumbs only; or a mix (40 % thumbs,
-20 % stars, 20 % votes, the rest corrections, retries and end ratings). One in ten is a slip. Each
-reward model is asked which of two replies of held-out dialogues the preference likes better, the
-same 1,000 pairs for all three. The figure is the difference to votes only within a run (a
+Ten simulated raters with one hidden preference give 30 ratings each on the bundled model's replies
+to the corpus's messages: votes between two replies only; thumbs only; or a mix (40 % thumbs, 20 %
+stars, 20 % votes, the rest corrections, retries and end ratings). One in ten is a slip. Each reward
+model is asked which of two replies to a message of held-out dialogues the preference likes better,
+the same 1,000 pairs for all three. The figure is the difference to votes only within a run (a
 preference and a seed), its mean over all runs and the 95 % t-interval of that mean.
 
 The default reads with counts and words alone; ``--backbone`` adds the bundled model's hidden

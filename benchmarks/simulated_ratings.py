@@ -1,8 +1,9 @@
-"""Simulated raters of the bundled corpus's replies, for the benchmarks of the reward model.
+"""Simulated raters of the bundled model's replies, for the benchmarks of the reward model.
 
-A rater has a hidden preference and turns one in ten of its ratings round. What is rated is a reply
-of the corpus or, as often, a small edit of one; a vote, a correction and a retry are about two such
-texts, an end rating about a whole dialogue. So every signal speaks about the same texts.
+The bundled model answers turns of the corpus's dialogues four times each, as in the chat. A rater
+has a hidden preference, rates such replies, and turns one in ten of its ratings round. A vote and a
+retry are about two replies to one message, a correction about a reply and what the rater would
+rather have read, an end rating about the sampled replies to a dialogue's turns.
 """
 
 import random
@@ -13,10 +14,18 @@ from functools import cache
 from typing import Any
 
 from dialog_rl.bundled import heldout_dialogues, train_dialogues
-from dialog_rl.preferences import HiddenPreference, edits, improve
-from reward_models.base import Exchange, Judgement, Message
+from dialog_rl.conversation import SamplingParams
+from dialog_rl.policy import Policy
+from dialog_rl.preferences import HiddenPreference, improve
+from reward_models.base import Judgement, Message
+from reward_models.chat_template import render_ids
 from reward_models.learned import LearnedReward
 
+REPLIES = 4
+"""Sampled to each message."""
+TALKS = {False: 200, True: 100}
+"""Dialogues answered of the training split, and of the held-out one."""
+TURNS, BATCH = 3, 64
 SLIPS = 0.1
 """Share of the ratings that come out as their opposite."""
 STARS, GRADES = (1.0, 5.0), (1.0, 10.0)
@@ -24,26 +33,35 @@ STARS, GRADES = (1.0, 5.0), (1.0, 10.0)
 
 @dataclass(frozen=True)
 class Talk:
-    """A dialogue of the corpus: every reply of the assistant with what it answered."""
+    """A dialogue of the corpus: what the assistant was asked, and the model's replies to that."""
 
     name: str
-    turns: tuple[Exchange, ...]
+    turns: tuple[tuple[tuple[Message, ...], tuple[str, ...]], ...]
+    """Prompt and distinct replies of each of the first turns."""
 
 
 @cache
 def talks(held_out: bool) -> tuple[Talk, ...]:
-    """List the dialogues to rate, or those of the held-out split."""
-    return tuple(
-        Talk(
-            talk["id"],
-            tuple(
-                (tuple(talk["messages"][:at]), message["content"])
-                for at, message in enumerate(talk["messages"])
-                if message["role"] == "assistant"
-            ),
-        )
-        for talk in (heldout_dialogues() if held_out else train_dialogues())
-    )
+    """Answer dialogues of the training split, or of the held-out one; about a minute of a core."""
+    dialogues = heldout_dialogues() if held_out else train_dialogues()
+    chosen = random.Random(0).sample(dialogues, TALKS[held_out])
+    asked = [
+        (talk["id"], tuple(talk["messages"][:at]))
+        for talk in chosen
+        for at in [n for n, m in enumerate(talk["messages"]) if m["role"] == "assistant"][:TURNS]
+    ]
+    policy = Policy.load()
+    rows = [render_ids(policy.tokenizer, prompt) for _, prompt in asked for _ in range(REPLIES)]
+    texts: list[str] = []
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        seeds = range(start, start + len(some))
+        texts += [g.text for g in policy.generate(some, SamplingParams(), list(seeds))]
+    turns: dict[str, list[tuple[tuple[Message, ...], tuple[str, ...]]]] = {}
+    for number, (name, prompt) in enumerate(asked):
+        replies = texts[REPLIES * number : REPLIES * (number + 1)]
+        turns.setdefault(name, []).append((prompt, tuple(dict.fromkeys(replies))))
+    return tuple(Talk(name, tuple(found)) for name, found in turns.items())
 
 
 class Rater:
@@ -79,13 +97,14 @@ class Rater:
                 found.append(one)
         return found
 
-    def _reply(self) -> tuple[dict[str, Any], str, str]:
-        """Draw a reply, what a judgement of it has in common, and another reply to the same."""
+    def _replies(self, count: int) -> tuple[dict[str, Any], list[str]] | None:
+        """Draw distinct replies to one message, and what judgements of them have in common."""
         talk = self.rng.choice(self.pool)
-        prompt, reply = self.rng.choice(talk.turns)
-        pair = [reply, self.rng.choice(edits(reply))]
-        self.rng.shuffle(pair)
-        return {"prompt": prompt, "rater": self.name, "group": talk.name}, pair[0], pair[1]
+        prompt, replies = self.rng.choice(talk.turns)
+        if len(replies) < count:
+            return None
+        shared = {"prompt": prompt, "rater": self.name, "group": talk.name}
+        return shared, self.rng.sample(replies, count)
 
     def _rank(self, prompt: Sequence[Message], reply: str) -> float:
         """Share of usual replies that are worse; ties count half, many replies are worth alike."""
@@ -96,28 +115,35 @@ class Rater:
         return self.rng.random() < SLIPS
 
     def _thumb(self) -> Judgement | None:
-        shared, reply, _ = self._reply()
+        if (drawn := self._replies(1)) is None:
+            return None
+        shared, (reply,) = drawn
         up = (self._rank(shared["prompt"], reply) > 0.5) != self._slips()
         return Judgement(signal="thumb", completion=reply, value=float(up), **shared)
 
     def _stars(self) -> Judgement | None:
-        shared, reply, _ = self._reply()
-        rank = self._rank(shared["prompt"], reply)
-        value = 1.0 + min(4, int(5 * rank))
+        if (drawn := self._replies(1)) is None:
+            return None
+        shared, (reply,) = drawn
+        value = 1.0 + min(4, int(5 * self._rank(shared["prompt"], reply)))
         one = Judgement(signal="stars", completion=reply, value=value, scale=STARS, **shared)
         return turned(one) if self._slips() else one
 
     def _choice(self) -> Judgement | None:
-        shared, first, second = self._reply()
+        if (drawn := self._replies(2)) is None:
+            return None
+        shared, (first, second) = drawn
         wanted = self.preference.prefers(shared["prompt"], first, second)
         if wanted == 0.5:
-            return None
+            return Judgement(signal="choice", completion=first, other=second, value=0.5, **shared)
         better, worse = (first, second) if wanted else (second, first)
         one = Judgement(signal="choice", completion=better, other=worse, value=1.0, **shared)
         return turned(one) if self._slips() else one
 
     def _correction(self) -> Judgement | None:
-        shared, reply, _ = self._reply()
+        if (drawn := self._replies(1)) is None:
+            return None
+        shared, (reply,) = drawn
         better = improve(self.preference, shared["prompt"], reply)
         if better is None:
             return None
@@ -125,36 +151,37 @@ class Rater:
 
     def _retry(self) -> Judgement | None:
         """Ask again after a reply that is worse than usual; what comes is any reply."""
-        shared, reply, again = self._reply()
+        if (drawn := self._replies(2)) is None:
+            return None
+        shared, (reply, again) = drawn
         if (self._rank(shared["prompt"], reply) < 0.5) == self._slips():
             return None
         return Judgement(signal="retry", completion=again, other=reply, value=1.0, **shared)
 
     def _end_rating(self) -> Judgement | None:
         talk = self.rng.choice(self.pool)
-        rank = statistics.fmean(self._rank(*turn) for turn in talk.turns)
-        prompt, reply = talk.turns[-1]
+        turns = tuple((prompt, self.rng.choice(replies)) for prompt, replies in talk.turns)
+        rank = statistics.fmean(self._rank(*turn) for turn in turns)
         one = Judgement(
             signal="end_rating",
-            prompt=prompt,
-            completion=reply,
+            prompt=turns[-1][0],
+            completion=turns[-1][1],
             value=1.0 + min(9, int(10 * rank)),
             rater=self.name,
             group=talk.name,
             scale=GRADES,
-            turns=talk.turns,
+            turns=turns,
         )
         return turned(one) if self._slips() else one
 
 
 def usual(preference: HiddenPreference, pool: Sequence[Talk]) -> list[float]:
-    """What replies are usually worth to a preference: 300 of the pool, half of them edited."""
+    """What replies are usually worth to a preference: 300 of the pool."""
     rng = random.Random(0)
     found = []
     for _ in range(300):
-        prompt, reply = rng.choice(rng.choice(pool).turns)
-        text = reply if rng.random() < 0.5 else rng.choice(edits(reply))
-        found.append(preference.utility(prompt, text))
+        prompt, replies = rng.choice(rng.choice(pool).turns)
+        found.append(preference.utility(prompt, rng.choice(replies)))
     return found
 
 
@@ -173,11 +200,13 @@ def clean_pairs(
     rng, pool = random.Random(seed), talks(held_out=True)
     found: list[tuple[tuple[Message, ...], str, str]] = []
     while len(found) < count:
-        prompt, reply = rng.choice(rng.choice(pool).turns)
-        other = rng.choice(edits(reply))
-        wanted = preference.prefers(prompt, reply, other)
+        prompt, replies = rng.choice(rng.choice(pool).turns)
+        if len(replies) < 2:
+            continue
+        first, second = rng.sample(replies, 2)
+        wanted = preference.prefers(prompt, first, second)
         if wanted != 0.5:
-            found.append((prompt, reply, other) if wanted else (prompt, other, reply))
+            found.append((prompt, first, second) if wanted else (prompt, second, first))
     return found
 
 

@@ -5,20 +5,17 @@ what the steps of a scale mean) is fitted on the training part alone. The featur
 any rating and are shared; an adapter on the backbone is not tuned again.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from reward_models.calibration import Curve, calibrate, first_good
 from reward_models.evidence import Evidence
 from reward_models.fitting import Prepared, how_they_rate, weigh
-from reward_models.head import Blocks, Fit, assemble, fit_map, folds, posterior_factor
+from reward_models.head import Fit, assemble, fit_map, folds
 from reward_models.rating import RatingModel, bounded
-
-GOOD_SHARE = 0.75
-"""Share of a scale from which stars are an approval: 4 of 1 to 5."""
 
 
 @dataclass(frozen=True)
@@ -94,84 +91,67 @@ def smaller(splits: Sequence[Split], evidence: Evidence, most: int, seed: int) -
     return cut
 
 
-def predict(prepared: Prepared, splits: Sequence[Split], *, careful: bool = True) -> Prediction:
+def predict(prepared: Prepared, splits: Sequence[Split], *, calibrated: bool = True) -> Prediction:
     """Fit on each split's training part and predict what it holds out.
 
     Args:
         prepared: Judgements with their features.
         splits: Each judgement is held out by at most one of them.
-        careful: Whether probabilities allow for how uncertain the score is.
+        calibrated: Whether probabilities are corrected by what a cross-validation of the training
+            part shows; scores are the same either way.
     """
-    evidence, blocks = prepared.evidence, prepared.blocks
+    evidence = prepared.evidence
     total = len(evidence.groups)
     latent, approval, likely = (torch.full((total,), torch.nan).double() for _ in range(3))
     part = torch.full((total,), -1, dtype=torch.long)
     for number, split in enumerate(splits):
         if not len(split.train) or not len(split.held):
             continue
-        design, fit = _fit_part(prepared, blocks, evidence.part(split.train))
+        design, fit, curve = _fit_part(prepared, evidence.part(split.train), calibrated)
         held = evidence.part(split.held)
-        rows = fit.rating.rows(held, design)
-        spread = None
-        if careful:
-            factor = posterior_factor(design, evidence.part(split.train), fit)
-            spread = (rows @ factor.T).square().sum(1)
-        score = rows @ fit.weight
+        score = fit.rating.latents(held, design @ fit.weight)
         latent[split.held], part[split.held] = score, number
-        approval[split.held], likely[split.held] = outcomes(held, fit.rating, score, spread)
+        approval[split.held], likely[split.held] = outcomes(held, fit.rating, score, curve)
     return Prediction(latent, approval, likely, part)
 
 
-def _fit_part(prepared: Prepared, blocks: Blocks, known: Evidence) -> tuple[Tensor, Fit]:
-    """Fit on the training part; return the features of all items as weighed there, and the fit."""
-    rating, parts = how_they_rate(blocks, known, prepared.settings)
-    strengths = weigh(parts, known, rating, prepared.settings)
+def _fit_part(prepared: Prepared, known: Evidence, calibrated: bool) -> tuple[Tensor, Fit, Curve]:
+    """Fit on the training part; return the features of all items as weighed there, too."""
+    blocks, settings = prepared.blocks, prepared.settings
+    rating, parts = how_they_rate(blocks, known, settings)
+    strengths = weigh(parts, known, rating, settings)
     design = assemble(blocks, strengths)
     fit = fit_map(design, known, known=rating)
-    return design, fit
+    curve = Curve()
+    if calibrated:
+        curve = calibrate(parts, strengths, known, fit.rating, settings.seed)
+    return design, fit, curve
 
 
 def outcomes(
-    held: Evidence, rating: RatingModel, latent: Tensor, variance: Tensor | None = None
+    held: Evidence, rating: RatingModel, latent: Tensor, curve: Curve
 ) -> tuple[Tensor, Tensor]:
     """Return (approval, likely) of judgements, see :class:`Prediction`, shape (N,) each.
 
-    With s = sigmoid and x the argument of the likelihood: a thumb up has probability s(x); level k
-    or more s(x - t_k); of two replies the preferred one s(x). ``likely`` of stars and end ratings
+    With p the curve and x the argument of the likelihood: a thumb up has probability p(x); level k
+    or more p(x - t_k); of two replies the preferred one p(x). ``likely`` of stars and end ratings
     is the smaller of P(this or fewer) and P(this or more).
-
-    An uncertain score is no reason to be sure: with variance v of x, s(x) becomes its mean over
-    x's normal distribution, s(x / sqrt(1 + pi v / 8)) (MacKay 1992, moderated output). With x = 2
-    and v = 8 / pi it is s(2 / sqrt 2) = 0.8044 instead of 0.8808.
 
     Args:
         held: N judgements.
         rating: How raters turn scores into judgements.
         latent: Shape (N,).
-        variance: Of the latents, shape (N,); None takes them for known.
+        curve: From logits to probabilities.
     """
-    x, moderate = rating.argument(held, latent), torch.ones_like(latent)
-    if variance is not None:
-        wide = variance * rating.factor(held).square()
-        moderate = (1 + math.pi / 8 * wide).rsqrt()
-    approval = torch.sigmoid(moderate * x)
+    x = rating.argument(held, latent)
+    approval = curve(x)
     down = held.mask("thumb") & (held.value < 0.5)
     likely = torch.where(down, 1 - approval, approval)
     for number, levels in enumerate(held.levels):
         mask, bounds = held.on_scale(number), bounded(rating.cuts(held, number))
         level = held.level[mask]
-        calm = moderate[mask]
-        approval[mask] = torch.sigmoid(calm * (x[mask] - bounds[first_good(levels)]))
-        or_more = torch.sigmoid(calm * (x[mask] - bounds[level]))
-        or_fewer = torch.sigmoid(calm * (bounds[level + 1] - x[mask]))
-        likely[mask] = torch.minimum(or_more, or_fewer)
+        approval[mask] = curve(x[mask] - bounds[first_good(levels)])
+        likely[mask] = torch.minimum(
+            curve(x[mask] - bounds[level]), curve(bounds[level + 1] - x[mask])
+        )
     return approval, likely
-
-
-def first_good(levels: int) -> int:
-    """Return the first level (from 0) of a scale's top quarter.
-
-    >>> first_good(5), first_good(2), first_good(11)  # 4 of 1 to 5; 1 of 0 and 1; 8 of 0 to 10
-    (3, 1, 8)
-    """
-    return next(k for k in range(levels) if k / (levels - 1) >= GOOD_SHARE)

@@ -16,13 +16,13 @@ from dialog_rl.evaluate import Array
 from dialog_rl.reward.card import CalibrationBin, Figure, ReportCard, Surprise
 from dialog_rl.reward.concordance import Ints, bin_of, calibration_error
 from dialog_rl.reward.judged import Judged, figure_of
+from reward_models.calibration import first_good
 from reward_models.evidence import GRADED, PAIRED, SIGNALS, Evidence
 from reward_models.fitting import Prepared, Progress
 from reward_models.heldout import (
     Split,
     by_conversation,
     by_rater,
-    first_good,
     predict,
     smaller,
 )
@@ -206,7 +206,7 @@ def _learning_curve(
     whole = round(float(np.mean([len(split.train) for split in splits])))
     found, size = [], FIRST_SIZE
     while size < 0.75 * whole:
-        fewer = predict(prepared, smaller(splits, evidence, size, seed), careful=False)
+        fewer = predict(prepared, smaller(splits, evidence, size, seed), calibrated=False)
         part = Judged.of(evidence, fewer)
         found.append(figure_of(part, rows, str(size), seed=seed))
         size *= 2

@@ -8,7 +8,6 @@ import torch
 
 from reward_models import asking
 from reward_models.asking import Beliefs, Questions, expected_curvature, worth_asking
-from reward_models.evidence import gather
 from reward_models.fitting import prepare, starting_strengths
 from reward_models.head import assemble, fit_map, posterior_factor
 from reward_models.rating import RatingModel
@@ -91,7 +90,6 @@ def test_beliefs_of_a_fitted_head_have_the_spread_that_it_gives():
     fit = fit_map(design, evidence)
     factor = posterior_factor(design, evidence, fit)
     beliefs = Beliefs.of(fit.weight, factor)
-    evidence = gather(rate(brief, 60))
     gaps = RatingModel.neutral(evidence).rows(evidence, design)[:5]
     expected = (gaps @ factor.T).square().sum(1)
     assert torch.allclose(((gaps @ beliefs.covariance) * gaps).sum(1), expected)

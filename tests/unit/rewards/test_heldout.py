@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from reward_models.base import Judgement
+from reward_models.calibration import Curve
 from reward_models.evidence import gather
 from reward_models.fitting import extended, prepare
 from reward_models.heldout import (
@@ -53,20 +54,19 @@ def test_probabilities_are_those_of_the_likelihood() -> None:
     gaps = torch.full_like(neutral.gaps, math.log(math.e**2 - 1))
     model = replace(neutral, first_threshold=torch.tensor([-1.0]).double(), gaps=gaps)
     latent = torch.tensor([math.log(3), math.log(3), 0.0, 0.0, math.log(3)]).double()
-    approval, likely = outcomes(evidence, model, latent)
+    approval, likely = outcomes(evidence, model, latent, Curve())
     # s(log 3) = 3/4; s(-1) = 0.2689 for each outer third, whichever side it is on.
     assert approval.tolist() == pytest.approx([0.75, 0.75, 0.2689, 0.2689, 0.75], abs=1e-4)
     assert likely.tolist() == pytest.approx([0.75, 0.25, 0.2689, 0.2689, 0.75], abs=1e-4)
 
 
-def test_an_uncertain_score_makes_no_sure_probabilities() -> None:
-    evidence = gather([rating(0), rating(1), rating(2, value=0.0)])
-    latent = torch.tensor([2.0, 2.0, 2.0]).double()
-    variance = torch.tensor([0.0, 8 / math.pi, 8 / math.pi]).double()
-    approval, likely = outcomes(evidence, RatingModel.neutral(evidence), latent, variance)
-    # s(2) = 0.8808; with v = 8 / pi: s(2 / sqrt 2) = 0.8044.
-    assert approval.tolist() == pytest.approx([0.8808, 0.8044, 0.8044], abs=1e-4)
-    assert likely.tolist() == pytest.approx([0.8808, 0.8044, 0.1956], abs=1e-4)
+def test_slips_keep_every_probability_away_from_zero_and_one() -> None:
+    evidence = gather([rating(0), rating(1, value=0.0), rating(2, "choice", other="b")])
+    latent = torch.tensor([math.log(3), 50.0, 50.0]).double()
+    approval, likely = outcomes(evidence, RatingModel.neutral(evidence), latent, Curve(1.0, 0.2))
+    # 0.1 + 0.8 * 3/4 = 0.7; sure cases 0.9, and what nobody would say but by a slip 0.1.
+    assert approval.tolist() == pytest.approx([0.7, 0.9, 0.9])
+    assert likely.tolist() == pytest.approx([0.7, 0.1, 0.9])
 
 
 def test_a_generous_raters_thumb_up_is_less_of_a_surprise() -> None:
@@ -74,7 +74,7 @@ def test_a_generous_raters_thumb_up_is_less_of_a_surprise() -> None:
     model = replace(
         RatingModel.neutral(evidence), rater_bias=torch.tensor([0.0, math.log(3)]).double()
     )
-    _, likely = outcomes(evidence, model, torch.zeros(2).double())
+    _, likely = outcomes(evidence, model, torch.zeros(2).double(), Curve())
     assert likely.tolist() == pytest.approx([0.5, 0.75])
 
 
