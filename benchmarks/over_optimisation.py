@@ -102,7 +102,7 @@ def curves(
         policy.model,
         lora_r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
-        lora_layers=settings.lora_layers,
+        lora_layers=settings.adapted_layers(),
         seed=settings.seed,
     )
     found: dict[str, Any] = {"updates": [], "proxy": [], "won": []}
