@@ -12,7 +12,7 @@ ECE has a bias: right probabilities have an error above 0 too, because the share
 off by luck. With 3,000 ratings that luck is about 0.01; it is reported beside the figure as what
 95 % of right models stay below, and not taken off. Beside the model stands the same fit as its
 likelihood says it, without the slope and lapse of ``reward_models/calibration.py``.
-About 8 minutes of one core.
+About 6 minutes of one core.
 """
 
 import argparse
