@@ -19,7 +19,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from benchmarks.results import ROOT, ResultRow, write_results
 from dialog_rl.reward.choosing import installed_encoder
@@ -142,14 +144,35 @@ def words_floor(data: Data) -> np.ndarray:
         found: np.ndarray = model.decision_function(gap(data.test))
         return found
 
-    def text(j: Judgement) -> str:
-        return f"{j.prompt[-1]['content'] if j.prompt else ''} {j.completion}"
+    return _ratings_floor(data)
 
-    counts = CountVectorizer(min_df=2, ngram_range=(1, 2), binary=True)
-    marks = counts.fit_transform(map(text, data.train))
-    model = LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced")
-    model.fit(marks, [good(j) for j in data.train])
-    scores: np.ndarray = model.decision_function(counts.transform(map(text, data.test)))
+
+def _ratings_floor(data: Data) -> np.ndarray:
+    """Logistic regression on word counts; the text and the strength that suit the training part."""
+    known = np.array([good(j) for j in data.train])
+    groups = [j.group for j in data.train]
+    best: tuple[float, Any, Any] | None = None
+    texts: dict[str, Callable[[Judgement], str]] = {
+        "the reply": lambda j: j.completion,
+        "the last message and the reply": lambda j: (
+            f"{j.prompt[-1]['content'] if j.prompt else ''} {j.completion}"
+        ),
+    }
+    for text in texts.values():
+        for strength in (0.01, 0.1):
+            model = make_pipeline(
+                CountVectorizer(min_df=2, ngram_range=(1, 2)),
+                LogisticRegression(C=strength, max_iter=2000, class_weight="balanced"),
+            )
+            rows = [text(j) for j in data.train]
+            parts = GroupKFold(n_splits=5)
+            value = cross_val_score(
+                model, rows, known, groups=groups, cv=parts, scoring="roc_auc"
+            ).mean()
+            if best is None or value > best[0]:
+                best = (float(value), model.fit(rows, known), text)
+    assert best is not None
+    scores: np.ndarray = best[1].decision_function([best[2](j) for j in data.test])
     return scores
 
 
