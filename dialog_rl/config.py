@@ -341,7 +341,7 @@ class TrainSettings:
     kl_coef: float = 0.1
     """Reward per nat of divergence from the starting policy (PPO: the least, if kl_target is set;
     GRPO and RLOO: TRL's beta)."""
-    kl_target: float = 2.5
+    kl_target: float = 2.0
     """Raise kl_coef while replies are more nats away than this; 0 keeps kl_coef fixed."""
     kl_horizon: int = 100
     """Episodes over which a 20 % miss of the target changes kl_coef by 20 %."""
@@ -478,6 +478,7 @@ ENV_DEFAULTS: dict[str, Any] = {
     "max_seconds": 1050.0,
     "num_ppo_epochs": 3,
     "kl_coef": 0.05,
+    "kl_target": 2.5,
     "lam": 1.0,
 }
 """Where training with simulated users starts from other values: their reward alone counts."""
@@ -505,6 +506,7 @@ def env_defaults(env: str) -> dict[str, Any]:
                 "max_seconds": 600.0,
                 "total_episodes": 9600,
                 "kl_coef": 0.05,
+                "kl_target": 2.5,
             }
     return dict(ENV_DEFAULTS)
 
