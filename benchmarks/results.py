@@ -47,13 +47,24 @@ class ResultRow:
     date: str = ""
 
 
+ARITHMETIC = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512 with bfloat16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
+"""Flag of /proc/cpuinfo -> name; the first that a processor has decides what its products cost."""
+
+
 def machine() -> str:
-    """CPU model, cores and memory of this machine; no names, no paths."""
+    """CPU model, its widest arithmetic, cores and memory of this machine; no names, no paths."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
+        flags = set(info.read_text().split())
+        model += next((f" ({title})" for flag, title in ARITHMETIC.items() if flag in flags), "")
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{' '.join(model.split())}, {cores} cores, {memory:.0f} GiB"

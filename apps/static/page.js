@@ -15,6 +15,18 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
   if (button && event.detail < 2) send(button);
 });
+// A button that was drawn anew between press and release gets no click from the browser.
+let pressed = null;
+element.addEventListener("pointerdown", (event) => {
+  pressed = event.target.closest("[data-act]");
+});
+element.addEventListener("pointerup", (event) => {
+  const button = event.target.closest("[data-act]");
+  if (button && pressed && !pressed.isConnected && button.outerHTML === pressed.outerHTML) {
+    send(button);
+  }
+  pressed = null;
+});
 element.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.target.tagName !== "INPUT") return;
   event.preventDefault();

@@ -141,6 +141,22 @@ def test_a_message_that_is_too_long_is_explained_and_stays_in_the_box(
         expect(page.locator("#talk .welcome")).to_be_visible()
 
 
+def test_a_button_that_is_drawn_anew_while_it_is_pressed_still_works(
+    browser: Browser, server: LiveServer
+) -> None:
+    expect.set_options(timeout=PATIENCE_MS)
+    with visit(browser, server) as page:
+        example = page.locator("#talk .example").first
+        example.hover()
+        page.mouse.down()
+        page.evaluate("""() => {
+            const drawn = document.querySelector("#talk .examples");
+            drawn.replaceWith(drawn.cloneNode(true));
+        }""")
+        page.mouse.up()
+        expect(page.locator("#talk article.bot .bar")).to_have_count(1)
+
+
 def test_a_new_conversation_can_start_from_an_edited_catalogue(
     browser: Browser, server: LiveServer
 ) -> None:
