@@ -3,18 +3,17 @@
 policy = base + LoRA adapter; reference = the same modules with the adapter as it was at the start;
 critic = a linear head on the policy's own last hidden state. Layers below the lowest adapted one
 are frozen: their output for a batch is computed once (:meth:`Actor.trunk`) and reused by policy,
-reference and every epoch. Whether an architecture can be cut there is tried when it is loaded.
+reference and every epoch. Whether an architecture can be cut there is tried when it is loaded
+(``short_cuts.py``).
 """
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,20 +22,18 @@ from transformers import PreTrainedModel
 from dialog_rl.errors import PolicyError
 from dialog_rl.losses import token_logprobs
 from dialog_rl.packed import packed_product
-from dialog_rl.rollout import Episode, Pass, TrainingPrompt, Turn, make_batch
-from dialog_rl.train.fused_lora import FusedLora, fuse
+from dialog_rl.rollout import Pass
+from dialog_rl.train.fused_lora import fuse
 from dialog_rl.train.llama_layers import LlamaLayers, Plan, Weights
+from dialog_rl.train.short_cuts import take_short_cuts
 from reward_models.backbone import (
     LoraLayers,
-    decoder_layers,
     lora_config,
     merged_copy,
     share_parameters,
 )
 
 ADAPTER_FILE = "adapter_model.safetensors"
-PROBE_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
-"""Largest difference of log-probabilities (nats) at which a short cut counts as exact."""
 
 
 class Scored(NamedTuple):
@@ -69,29 +66,6 @@ class _ReachedTop(Exception):
 
 def _raise_hidden(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     raise _ReachedTop(args[0] if args else kwargs["hidden_states"])
-
-
-def _view(module: nn.Module, path: str, replacement: nn.Module) -> nn.Module:
-    """A copy of a module in which the child at ``path`` is another; all else is shared."""
-    made = copy.copy(module)
-    made.__dict__["_modules"] = dict(module._modules)
-    head, _, rest = path.partition(".")
-    child = module.get_submodule(head)
-    made._modules[head] = _view(child, rest, replacement) if rest else replacement
-    return made
-
-
-def _probe(device: torch.device, *, packed: bool) -> tuple[Pass, ...]:
-    """Two replies to one prompt, in one row or each in its own."""
-    prompt = TrainingPrompt(messages=(), ids=tuple(range(1, 7)))
-    replies = (tuple(range(7, 11)), tuple(range(11, 14)))
-    episodes = [
-        Episode(prompt=prompt, turns=(Turn(ids=ids, logprobs=(0.0,) * len(ids)),))
-        for ids in replies
-    ]
-    if packed:
-        return make_batch(episodes, 2, device, pack=True).passes
-    return tuple(p for e in episodes for p in make_batch([e], 1, device).passes)
 
 
 class Actor:
@@ -140,7 +114,7 @@ class Actor:
         self.device = base.device
         self.autocast_dtype = autocast_dtype
         self.dtype: torch.dtype = autocast_dtype or base.dtype
-        self._backbone: PreTrainedModel = getattr(model, model.base_model_prefix)
+        self.backbone: PreTrainedModel = getattr(model, model.base_model_prefix)
         head = model.get_output_embeddings()
         self._head_weight, self._head_bias = head.weight, getattr(head, "bias", None)
         weight = self._head_weight.detach()
@@ -151,10 +125,17 @@ class Actor:
         nn.init.zeros_(self.value_head.weight)  # the mean of a standardised reward
         nn.init.zeros_(self.value_head.bias)
         self.restart()
-        self._layers: LlamaLayers | None = None
-        self.frozen_layers = self._split()
-        self.can_pack = self._can_pack()
-        self._layers = self._own_layers()
+        self.frozen_layers = 0
+        """Layers below the lowest adapted one, where the model can be cut there."""
+        self.top: nn.Module = self.backbone
+        """The layers above."""
+        self.first_adapted: nn.Module = self.backbone
+        """The lowest of them."""
+        self.can_pack = False
+        """Whether several replies to a prompt can stand in one row."""
+        self.layers: LlamaLayers | None = None
+        """Our own layers in place of transformers'."""
+        take_short_cuts(self)
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable tensors of the adapter by their module path."""
@@ -163,66 +144,6 @@ class Actor:
     def restart(self) -> None:
         """Make the adapter as it is now the reference."""
         self._start = {n: p.detach().clone() for n, p in self.adapter_parameters().items()}
-
-    def _split(self) -> int:
-        """Cut the backbone below the lowest adapted layer; 0 where the cut would change results."""
-        name, layers = decoder_layers(self._backbone)
-        adapted = [
-            i
-            for i, layer in enumerate(layers)
-            if any(isinstance(m, FusedLora | LoraLayer) for m in layer.modules())
-        ]
-        first = min(adapted, default=0)
-        self._top: nn.Module = self._backbone
-        self._first = layers[first]
-        kinds = getattr(self._backbone.config, "layer_types", None)  # transformers': full, sliding
-        if first == 0 or (kinds and kinds[first:] != kinds[: len(kinds) - first]):
-            return 0
-        probe = _probe(self.device, packed=False)
-        whole = self._probed(probe, 0)
-        self._top = _view(self._backbone, name, nn.ModuleList(layers[first:]))
-        if self._agree(whole, self._probed(probe, first)):
-            return first
-        self._top = self._backbone  # embeddings are rescaled, or layers know their place
-        return 0
-
-    def _can_pack(self) -> bool:
-        """Whether replies side by side in one row are scored as if each stood alone."""
-        config = self._backbone.config
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
-            return False  # a mask of our own would switch the window off
-        alone = self._probed(_probe(self.device, packed=False), self.frozen_layers)
-        return self._agree(
-            alone, self._probed(_probe(self.device, packed=True), self.frozen_layers)
-        )
-
-    def _own_layers(self) -> LlamaLayers | None:
-        """Our own layers where they are faster and say what transformers' layers say."""
-        if not LlamaLayers.supports(self._backbone):
-            return None
-        probe, frozen = _probe(self.device, packed=True), self.frozen_layers
-        if not self.can_pack:
-            return None
-        theirs = self._probed(probe, frozen)
-        self._layers = LlamaLayers(self._backbone, frozen)
-        return self._layers if self._agree(theirs, self._probed(probe, frozen)) else None
-
-    def _probed(self, passes: Sequence[Pass], frozen: int) -> Tensor | None:
-        """Log-probabilities of the probe's tokens with so many frozen layers; None if it fails."""
-        self.frozen_layers, found = frozen, []
-        try:
-            with torch.no_grad():
-                for p in passes:
-                    found.append(self.score(self.trunk(p), p, 1.0).logprobs)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-            return None  # an architecture whose layers need more than hidden states half-way
-        return torch.cat(found)
-
-    def _agree(self, a: Tensor | None, b: Tensor | None) -> bool:
-        if a is None or b is None or a.shape != b.shape:
-            return False
-        return bool((a - b).abs().max() <= PROBE_TOLERANCE[self.dtype])
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -238,7 +159,7 @@ class Actor:
         if p.attention is None:
             return {"use_cache": False}
         attention = p.attention
-        if self._backbone.config._attn_implementation != "sdpa":  # eager adds the mask
+        if self.backbone.config._attn_implementation != "sdpa":  # eager adds the mask
             attention = torch.zeros(attention.shape, device=self.device).masked_fill(
                 ~attention, torch.finfo(torch.float32).min
             )
@@ -249,24 +170,24 @@ class Actor:
 
         Rows are right-padded. Attention is causal, so padding on the right cannot reach a token.
         """
-        if self._layers is not None:
-            plan = self._layers.plan(p, self._dtype)
-            return Trunk(self._layers.trunk(p, plan, self._dtype), plan)
+        if self.layers is not None:
+            plan = self.layers.plan(p, self._dtype)
+            return Trunk(self.layers.trunk(p, plan, self._dtype), plan)
         if not self.frozen_layers:
             return Trunk(p.ids)
-        handle = self._first.register_forward_pre_hook(_raise_hidden, with_kwargs=True)
+        handle = self.first_adapted.register_forward_pre_hook(_raise_hidden, with_kwargs=True)
         try:
             with torch.no_grad(), self._autocast():
-                self._backbone(input_ids=p.ids, **self._arguments(p))
+                self.backbone(input_ids=p.ids, **self._arguments(p))
         except _ReachedTop as reached:
             return Trunk(reached.hidden)
         finally:
             handle.remove()
-        raise PolicyError(f"{type(self._backbone).__name__} does not run its decoder layers")
+        raise PolicyError(f"{type(self.backbone).__name__} does not run its decoder layers")
 
     def merged(self) -> list[Weights] | None:
         """The adapter as it is now merged into its layers, for :meth:`score` of several passes."""
-        return None if self._layers is None else self._layers.merged(self._dtype)
+        return None if self.layers is None else self.layers.merged(self._dtype)
 
     def score(
         self,
@@ -286,14 +207,14 @@ class Actor:
             merged: what :meth:`merged` returned for the adapter as it is; made anew if not given.
             with_entropy: False leaves the entropies out, which saves a pass over all logits.
         """
-        if self._layers is not None and trunk.plan is not None:
+        if self.layers is not None and trunk.plan is not None:
             if merged is None:
-                merged = self._layers.merged(self._dtype)
-            hidden = self._layers.top(trunk.states, trunk.plan, merged)
+                merged = self.layers.merged(self._dtype)
+            hidden = self.layers.top(trunk.states, trunk.plan, merged)
         else:
             entry = "inputs_embeds" if self.frozen_layers else "input_ids"
             with self._autocast():
-                states: Tensor = self._top(**{entry: trunk.states}, **self._arguments(p))[0]
+                states: Tensor = self.top(**{entry: trunk.states}, **self._arguments(p))[0]
             hidden = states[p.rows, p.sources].float()
         logprobs, entropies = token_logprobs(
             hidden,

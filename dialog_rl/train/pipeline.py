@@ -16,61 +16,48 @@ registry is not touched before the last stage.
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from tqdm import tqdm
 
-from dialog_rl.candidates import CandidateReader
-from dialog_rl.choosing import QChoosers
-from dialog_rl.config import TASK_ENVS, GateSettings, TrainSettings
+from dialog_rl.config import GateSettings, TrainSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
-from dialog_rl.env_gate import UnseenUsers, judge_with_users
 from dialog_rl.envs.domain import load_domain
 from dialog_rl.errors import DialogRLError, TrainingError
-from dialog_rl.gate import judge
 from dialog_rl.manager import DialogManager
-from dialog_rl.policy import Generation, Policy
-from dialog_rl.precision import Precision
+from dialog_rl.policy import Policy
 from dialog_rl.process import give_back
-from dialog_rl.prompt_memory import PromptMemory
 from dialog_rl.q_function import QCard, QFunction
 from dialog_rl.registry import AdapterRegistry
-from dialog_rl.rollout import Sampler, TrainingPrompt
 from dialog_rl.runs import Run, create_run, open_run, training_lock
-from dialog_rl.task_gate import judge_on_tasks
 from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts, Talks
 from dialog_rl.train.compute import autocast_dtype, choose_dtype
 from dialog_rl.train.dialogues import SimulatedUsers
-from dialog_rl.train.group import train_group
-from dialog_rl.train.group_dialogues import train_group_with_users
+from dialog_rl.train.judging import Judging
 from dialog_rl.train.plots import draw_plots
 from dialog_rl.train.ppo import DialogPPOTrainer
-from dialog_rl.train.preference import train_dpo, train_kto
 from dialog_rl.train.progress import BAR, Progress, RunCallback, Teller
-from dialog_rl.train.q import learn_q
 from dialog_rl.train.reward import (
     REWARD_FOLDER,
     WeakReward,
     build_reward,
     describe,
-    fitted_beats_chance,
     learned_reward,
     require_better_than_chance,
 )
 from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
-from dialog_rl.train.successes import successes
-from dialog_rl.train.task_data import freeze_tasks, held_out_tasks, task_answers, task_prompts
-from dialog_rl.verdict import Verdict, read_verdict
+from dialog_rl.train.sampling import training_sampler
+from dialog_rl.train.siblings import Rails
+from dialog_rl.train.task_data import freeze_tasks, task_answers, task_prompts
+from dialog_rl.verdict import Verdict
 from reward_models.composite import CompositeReward
 
 
@@ -148,7 +135,7 @@ class _Work:
         users = self.settings.data is None
         env = self.settings.env
         self.domain = load_domain(env) if env is not None and users else None
-        self.q: tuple[QFunction, QCard] | None = None
+        self.chooser: tuple[QFunction, QCard] | None = None
         """What was learned to pick replies with."""
         self.remarks: list[str] = []
         """What the reader of the verdict should know about how the run went."""
@@ -170,7 +157,7 @@ class _Work:
             except WeakReward as error:
                 return self._refuse(str(error))
         give_back()
-        verdict, version = self._judge(data)
+        verdict, version = self._judging(data).judge(self.stage)
         draw_plots(self.run.metrics(), path / "plots")
         promoted = promote and verdict.ship
         if promoted:
@@ -217,6 +204,7 @@ class _Work:
         settings, head, path = self.settings, self.head, self.run.path
         params = SamplingParams(max_new_tokens=settings.response_length)
         examples = Examples(DialogManager(self.policy, params=params), settings.response_length)
+        self.sampler = training_sampler(self.policy, settings, head["dtype"])
         actor = Actor(
             self.policy.model,
             lora_r=settings.lora_r,
@@ -228,55 +216,55 @@ class _Work:
             autocast_dtype=autocast_dtype(head["dtype"]),
             seed=settings.seed,
         )
-        if settings.algo == "q":
-            self._q(actor, examples, data)
-        elif settings.algo == "sft" and self.domain is not None:
-            self._sft_on_successes(actor, self._users(examples))
-        elif settings.algo in ("ppo", "grpo", "rloo"):
+        if settings.algo in ("dpo", "kto"):
+            self._rails(settings.algo, actor).preference(data, examples)
+        elif settings.algo == "sft":
+            if self.domain is None:
+                self._sft(actor, examples, data, required=True)
+            else:
+                self._rails("sft", actor).imitate_successes(
+                    self._users(examples), self._logger("collect")
+                )
+        else:
             # Fitted first: a reward that cannot be learned should cost no further minute.
             reward = self._reward(data)
             give_back()
-            self._sft(actor, examples, data, required=False)
-            give_back()
-            if self.domain is not None and settings.algo == "ppo":
-                self._ppo(actor, reward, self._users(examples))
-            elif self.domain is not None:
-                self._group_with_users(actor, reward, self._users(examples))
-            else:
-                prompts = (
-                    examples.prompts(data.prompts)
-                    if self.tasks is None
-                    else task_prompts(examples, self.tasks.train)
-                )
-                require_prompts(prompts)
-                if settings.algo == "ppo":
-                    self._ppo(actor, reward, LoggedPrompts(prompts, settings))
-                else:
-                    self._group(actor, reward, prompts)
-        elif settings.algo == "sft":
-            self._sft(actor, examples, data, required=True)
-        else:
-            self.stage(settings.algo, 0.0, "learning from the ratings themselves")
-            step, rows = (
-                (train_kto, examples.kto(data))
-                if settings.algo == "kto"
-                else (train_dpo, examples.dpo(data))
-            )
-            step(
-                actor,
-                self.policy,
-                rows,
-                settings,
-                path / "checkpoints",
-                self._logger(settings.algo),
-            )
+            if settings.sft and settings.algo != "q":
+                self._sft(actor, examples, data, required=False)
+                give_back()
+            self._climb(actor, reward, examples, data)
         if examples.left_out:
             self.remarks.append(f"{examples.left_out} prompts or replies were too long to use")
         beside = path / "adapter.tmp"
         actor.save_adapter(beside)
-        if self.q is not None:
-            self.q[0].save(beside, self.q[1])
+        if self.chooser is not None:
+            self.chooser[0].save(beside, self.chooser[1])
         beside.rename(path / "adapter")
+
+    def _climb(
+        self, actor: Actor, reward: CompositeReward | None, examples: Examples, data: RunData
+    ) -> None:
+        """Raise the reward: of replies to logged prompts or tasks, or of whole conversations."""
+        algo = self.settings.algo
+        users = None if self.domain is None else self._users(examples)
+        if algo == "q":
+            self.chooser = self._rails("q", actor).choose_replies(reward, users, data, examples)
+        elif users is not None and algo == "ppo":
+            self._ppo(actor, reward, users)
+        elif users is not None:
+            self._rails(algo, actor).group_with_users(reward, users)
+        else:
+            prompts = (
+                examples.prompts(data.prompts)
+                if self.tasks is None
+                else task_prompts(examples, self.tasks.train)
+            )
+            require_prompts(prompts)
+            if algo == "ppo":
+                self._ppo(actor, reward, LoggedPrompts(prompts, self.settings))
+            else:
+                assert reward is not None  # TrainSettings: only simulated users can be all there is
+                self._rails(algo, actor).group(reward, prompts)
 
     def _users(self, examples: Examples) -> SimulatedUsers:
         """Whom the policy talks with."""
@@ -290,8 +278,6 @@ class _Work:
     def _sft(self, actor: Actor, examples: Examples, data: RunData, *, required: bool) -> None:
         """Imitate approved replies, or load what this run has already learned from them."""
         file = self.run.path / "sft.safetensors"
-        if not (self.settings.sft or required):
-            return
         if not file.exists():
             rows = (
                 examples.approved(data)
@@ -327,103 +313,17 @@ class _Work:
         self.stage("reward", 1.0, describe(report))
         return build_reward(learned, settings)
 
-    def _sampler(self) -> Sampler:
-        """How training draws replies: as the chat does, but from the whole distribution.
-
-        In conversations only what is new is read. What was read goes with the decoder's copy that
-        read it, which each update makes anew.
-        """
-        sampling = self.settings.rollout_sampling()
-        talking = self.settings.env not in (None, *TASK_ENVS)  # those have one turn
-        memories: WeakKeyDictionary[nn.Module, PromptMemory] = WeakKeyDictionary()
-        precision: Precision = "bfloat16" if self.head["dtype"] == "bfloat16" else "weights"
-
-        def sampler(
-            prompts: Sequence[Sequence[int]], seeds: Sequence[int], model: nn.Module
-        ) -> list[Generation]:
-            return self.policy.generate(
-                prompts,
-                sampling,
-                seeds,
-                model=model,
-                precision=precision,
-                memory=memories.setdefault(model, PromptMemory()) if talking else None,
-            )
-
-        return sampler
-
-    def _group(
-        self, actor: Actor, reward: CompositeReward | None, prompts: list[TrainingPrompt]
-    ) -> None:
-        """GRPO or RLOO; one that was cut off starts again from what SFT left."""
-        algo = self.settings.algo
-        assert reward is not None  # TrainSettings: only simulated users can be all there is
-        train_group(
-            actor,
-            self.policy.tokenizer,
-            prompts,
-            self._sampler(),
-            reward,
-            self.settings,
-            self.run.path / "checkpoints",
-            self._logger(algo),
-            lambda share, text: self.stage(algo, share, text),
-        )
-
-    def _group_with_users(
-        self, actor: Actor, reward: CompositeReward | None, users: SimulatedUsers
-    ) -> None:
-        """GRPO or RLOO on whole conversations; one that was cut off starts again."""
-        algo = self.settings.algo
-        train_group_with_users(
-            actor,
-            self.policy.tokenizer,
-            Collector(users, self._sampler(), reward, self.settings),
-            self.settings,
-            self.run.path / "checkpoints",
-            self._logger(algo),
-            lambda share, text: self.stage(algo, share, text),
-        )
-
-    def _sft_on_successes(self, actor: Actor, users: SimulatedUsers) -> None:
-        """Imitate the conversations that gave users what they wanted."""
-        collector = Collector(users, self._sampler(), None, self.settings)
-        found = successes(
-            collector,
-            actor.decoder(),
-            self.settings,
-            self._logger("collect"),
-            lambda share, text: self.stage("sft", share, text),
-        )
-        sft.imitate_episodes(actor, found, self.settings, self._logger("sft"))
-
-    def _q(self, actor: Actor, examples: Examples, data: RunData) -> None:
-        """Q-learning over candidates of the policy as it is; one that was cut off starts again."""
-        settings = self.settings
-        reward = self._reward(data)
-        give_back()
-        talks = None if self.domain is None else self._users(examples)
-        reader = CandidateReader(self.policy.model, autocast_dtype(self.head["dtype"]))
-        q, turns = learn_q(
-            data,
-            examples,
-            reader,
-            self._sampler(),
-            reward,
-            talks,
-            settings,
-            actor.decoder(),
-            self._logger("q"),
-            lambda share, text: self.stage("q", share, text),
-        )
-        self.q = (
-            q,
-            QCard(
-                base_id=self.policy.base_id,
-                width=reader.width,
-                candidates=settings.candidates,
-                turns=turns,
-            ),
+    def _rails(self, stage: str, actor: Actor) -> Rails:
+        """What the other algorithms need of this run."""
+        return Rails(
+            actor=actor,
+            policy=self.policy,
+            settings=self.settings,
+            sampler=self.sampler,
+            dtype=self.head["dtype"],
+            folder=self.run.path / "checkpoints",
+            log=self._logger(stage),
+            tell=lambda share, text: self.stage(stage, share, text),
         )
 
     def _ppo(self, actor: Actor, reward: CompositeReward | None, talks: Talks) -> None:
@@ -431,7 +331,7 @@ class _Work:
         trainer = DialogPPOTrainer(
             actor=actor,
             tokenizer=self.policy.tokenizer,
-            collector=Collector(talks, self._sampler(), reward, self.settings),
+            collector=Collector(talks, self.sampler, reward, self.settings),
             settings=self.settings,
             folder=self.run.path / "checkpoints",
             callbacks=[RunCallback(self.run, self.settings, self.stage)],
@@ -444,68 +344,20 @@ class _Work:
 
     # -- the verdict -------------------------------------------------------------------------------
 
-    def _judge(self, data: RunData) -> tuple[Verdict, str]:
-        """Register the candidate and let the gate speak, once."""
-        path, incumbent = self.run.path, self.head["incumbent"]
-        version = self._register(data)
-        if (path / "verdict.json").exists():
-            return read_verdict(path), version
-        self.stage("gate", 0.0, f"comparing {version} with {incumbent}")
-        self.policy.add_version(version, self.registry.path(version))
-        if incumbent != BASE_VERSION:
-            self.policy.add_version(incumbent, self.registry.path(incumbent))
-        verdict = self._verdict(data, version)
-        verdict.write(path)
-        self.registry.set_verdict(version, verdict.to_json())
-        return verdict, version
-
-    def _verdict(self, data: RunData, version: str) -> Verdict:
-        """Ask held-out people, or unseen simulated users where such users were trained on."""
-        settings = self.settings
-        manager, sides = DialogManager(self.policy), (version, self.head["incumbent"])
-        manager.choosers = QChoosers(self.policy, self.registry)
-        beats = fitted_beats_chance(self.run.path / REWARD_FOLDER)
-
-        def told(share: float, text: str) -> None:
-            self.stage("gate", share, text)
-
-        if self.tasks is not None:
-            held_out = held_out_tasks(self.tasks, settings)
-            return judge_on_tasks(manager, *sides, held_out, self.gate, progress=told)
-        if self.domain is None:
-            return judge(
-                manager, *sides, data.test, self.gate, reward_beats_chance=beats, progress=told
-            )
-        users = UnseenUsers(
+    def _judging(self, data: RunData) -> Judging:
+        """All that the verdict asks about."""
+        return Judging(
+            run=self.run,
+            settings=self.settings,
+            gate=self.gate,
+            policy=self.policy,
+            registry=self.registry,
+            incumbent=self.head["incumbent"],
+            parent=self.head["init_from"],
             domain=self.domain,
-            conversations=settings.test_conversations,
-            max_turns=settings.max_turns,
-            seed=settings.seed,
-        )
-        return judge_with_users(
-            manager, *sides, data.test, self.gate, users, reward_beats_chance=beats, progress=told
-        )
-
-    def _register(self, data: RunData) -> str:
-        """Copy the adapter into the registry; a resumed run finds the version it made before."""
-        for known in self.registry.list():
-            if known.lineage.get("run_id") == self.run.run_id:
-                return known.version
-        return self.registry.register(
-            self.run.path / "adapter",
-            {
-                "base_id": self.policy.base_id,
-                "parent": self.head["init_from"],
-                "run_id": self.run.run_id,
-                "algo": self.settings.algo,
-                "feedback_sha256": data.feedback_sha256,
-                "trained_on": data.trained_on(),
-                "judgements": len(data.train),
-                "reward_beats_chance": fitted_beats_chance(self.run.path / REWARD_FOLDER),
-                "settings": asdict(self.settings),
-                "remarks": self.remarks,
-                "created_at": time.time(),
-            },
+            tasks=self.tasks,
+            data=data,
+            remarks=self.remarks,
         )
 
     def _refuse(self, reason: str) -> TrainResult:

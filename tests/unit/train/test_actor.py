@@ -106,7 +106,7 @@ def test_gradients_with_a_cached_trunk_equal_those_without():
         actor = Actor(build("llama"), lora_r=2)
         wake(actor)
         if not cached:
-            actor.frozen_layers, actor._top = 0, actor._backbone
+            actor.frozen_layers, actor.top = 0, actor.backbone
         actor.score(actor.trunk(p), p, temperature=1.0).logprobs.sum().backward()
         grads.append([p.grad for p in actor.adapter_parameters().values()])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
