@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.errors import PolicyError
-from reward_models.backbone import share_parameters
+from reward_models.backbone import dequantised, is_quantised, share_parameters
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -38,6 +38,9 @@ def merge_adapter(folder: Path, base: nn.Module, base_id: str) -> nn.Module:
     tree = share_parameters(base)
     for name, (down, up) in sorted(pairs.items()):
         module = _target(folder, tree, name)
+        if is_quantised(module):
+            module = dequantised(module)
+            tree.set_submodule(name, module)
         _check_pair(folder, settings, module, name, (down, up))
         scale = settings["lora_alpha"] / (
             math.sqrt(down.shape[0]) if settings.get("use_rslora") else down.shape[0]

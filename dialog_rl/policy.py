@@ -130,7 +130,7 @@ class Policy:
         Raises:
             PolicyError: the model cannot be loaded; says why and what to do.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
         if dtype not in _DTYPES:
@@ -147,10 +147,18 @@ class Policy:
         untyped.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            # Quantised weights are laid out for a device as they are read.
+            quantised = getattr(config, "quantization_config", None) is not None
             model: Any = AutoModelForCausalLM.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False, dtype=_DTYPES[dtype]
+                source,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=_DTYPES[dtype],
+                **({"device_map": {"": device}} if quantised else {}),
             )
-            model = model.to(device)
+            model = model if quantised else model.to(device)
         except Exception as error:
             # transformers raises every kind of error on a damaged or foreign folder; all of them
             # mean that this model cannot be used, and the text says why.

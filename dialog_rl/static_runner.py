@@ -130,6 +130,7 @@ class StaticRunner:
             and config._attn_implementation == "sdpa"
             and kinds == {"full_attention"}
             and not getattr(config, "sliding_window", None)
+            and getattr(config, "quantization_config", None) is None  # nobody has recorded those
         )
 
     def start(

@@ -36,14 +36,50 @@ def merged_copy(model: "PeftModel") -> nn.Module:
     from peft.tuners.lora import LoraLayer
 
     tree = share_parameters(model)
-    for module in tree.modules():
-        if isinstance(module, LoraLayer):
-            weight = module.get_base_layer().weight
+    for name, module in list(tree.named_modules()):
+        if not isinstance(module, LoraLayer):
+            continue
+        base = module.get_base_layer()
+        if is_quantised(base):
+            plain = dequantised(base)
+            for adapter in module.active_adapters:
+                plain.weight.add_(module.get_delta_weight(adapter).to(plain.weight))
+            tree.set_submodule(name, plain)
+        else:
+            weight = base.weight
             module.get_base_layer().weight = nn.Parameter(
                 weight.detach().clone(), requires_grad=False
             )
     merged: nn.Module = tree.merge_and_unload()
     return merged.eval()
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a linear keeps its weight in bitsandbytes' 4 bits."""
+    return getattr(getattr(module, "weight", None), "quant_state", None) is not None
+
+
+def dequantised(linear: nn.Module) -> nn.Linear:
+    """A plain linear with the weight that a 4-bit one stands for; frozen, in fresh memory.
+
+    Source: QLoRA (Dettmers et al. 2023, arXiv 2305.14314), equation 5: the adapter is trained
+    beside the dequantised weight, so merged into it nothing is rounded a second time.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    source: Any = linear
+    weight = dequantize_4bit(source.weight.data, source.weight.quant_state)
+    plain = nn.Linear(source.in_features, source.out_features, bias=False, device="meta")
+    plain.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    plain.bias = source.bias
+    return plain
+
+
+def quantised_compute_dtype(model: nn.Module) -> Any:
+    """The torch dtype that a 4-bit model's products run in; None for other models."""
+    source: Any = model
+    config = getattr(source.config, "quantization_config", None)  # transformers'
+    return getattr(config, "bnb_4bit_compute_dtype", None)
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -30,6 +30,7 @@ from reward_models.backbone import (
     LoraLayers,
     lora_config,
     merged_copy,
+    quantised_compute_dtype,
     share_parameters,
 )
 
@@ -113,7 +114,7 @@ class Actor:
         model: Any = fuse(share_parameters(self.policy.get_base_model()))
         self.device = base.device
         self.autocast_dtype = autocast_dtype
-        self.dtype: torch.dtype = autocast_dtype or base.dtype
+        self.dtype: torch.dtype = autocast_dtype or quantised_compute_dtype(base) or base.dtype
         self.backbone: PreTrainedModel = getattr(model, model.base_model_prefix)
         head = model.get_output_embeddings()
         self._head_weight, self._head_bias = head.weight, getattr(head, "bias", None)

@@ -40,6 +40,10 @@ WORKSPACE, TRAINED = 60 * MB, 100 * MB
 for themselves while something is trained (both measured, see benchmarks/ppo_memory.py)."""
 
 
+FOUR_BIT = 0.5 + 4 / 64
+"""Bytes of a weight in bitsandbytes' 4 bits: one float32 scale for every 64."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
     """What memory depends on, read off a model without weights."""
@@ -62,6 +66,8 @@ class ModelSize:
     vocabulary: int
     fast: bool
     """Decoded by packed copies of the weights rather than by transformers' own forward."""
+    quantised: int = 0
+    """Weights that the base keeps in 4 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +207,8 @@ def predict(
     """
     always = {
         "libraries": libraries + (WORKSPACE if on_cpu else 0),
-        "base weights": FLOAT * (size.parameters + reader),
+        "base weights": FLOAT * (size.parameters - size.quantised + reader)
+        + int(FOUR_BIT * size.quantised),
     }
     trained = {"autograd, allocator": TRAINED} if on_cpu else {}
     learned = FLOAT * ADAPTER_COPIES * size.adapter

@@ -180,12 +180,14 @@ def model_size(model: Any, settings: TrainSettings, device: str) -> ModelSize:
     )
     shapes = {n: tuple(model.get_submodule(n).weight.shape) for n in adapted}
     config = model.config
+    linears = sum(p.numel() for p in layers.parameters() if p.dim() == 2)
     heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // heads  # transformers'
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     return ModelSize(
         parameters=sum(p.numel() for p in model.parameters()),
-        linears=sum(p.numel() for p in layers.parameters() if p.dim() == 2),
+        linears=linears,
+        quantised=linears if getattr(config, "quantization_config", None) else 0,
         adapted=sum(rows * columns for rows, columns in shapes.values()),
         adapter=sum(settings.lora_r * (rows + columns) for rows, columns in shapes.values()),
         layers=len(layers),
@@ -197,7 +199,9 @@ def model_size(model: Any, settings: TrainSettings, device: str) -> ModelSize:
         inner=max(max(p.shape) for p in layers[0].parameters() if p.dim() == 2),
         cached=2 * key_heads * head,
         vocabulary=model.get_output_embeddings().weight.shape[0],
-        fast=device == "cpu" and LlamaRunner.supports(model),
+        fast=device == "cpu"
+        and LlamaRunner.supports(model)
+        and not getattr(config, "quantization_config", None),  # transformers'
     )
 
 
