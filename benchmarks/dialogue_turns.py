@@ -8,8 +8,8 @@ values, credit, optimizer steps. `ours` is a dialogue as one sequence; `ours, a 
 our engine fed each reply with all that stands before it as a prompt of its own; `TRL` is its
 unmodified `PPOTrainer` fed the same prompts. TRL takes no finished replies, so it samples 24 tokens
 of its own to each; the seconds of its sampling are taken off. All in float32 with LoRA on all
-layers. Each side runs in a process of its own; the first update of each is left out. TRL is left out
-at 16 turns, where an update takes it minutes.
+layers. Each side runs in a process of its own; the first update of each is left out. TRL is spared
+16 turns, where an update takes it minutes.
 """
 
 import argparse
