@@ -87,6 +87,7 @@ def talk(policy: Policy, version: str, users: int) -> dict[str, Any]:
         range(FIRST_USER, FIRST_USER + users),
         batch_size=64,
         version=version,
+        groups=policy.decode_groups,
     )
     return {
         "success": [float(e.success) for e in episodes],

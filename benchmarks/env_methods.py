@@ -182,6 +182,7 @@ def talk(policy: Policy, home: Path, version: str, decode: Decode, users: int) -
         range(FIRST_USER, FIRST_USER + users),
         batch_size=BATCH if decode == "sample" else BATCH // CANDIDATES,
         version=version,
+        groups=policy.decode_groups,
     )
 
 

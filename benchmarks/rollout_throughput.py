@@ -67,7 +67,7 @@ class Round:
     processor: float
     """Processor seconds of all threads."""
     users: float
-    """Seconds outside the agent: users, understanding, bookkeeping."""
+    """Seconds outside the agent, of each group: users, understanding, bookkeeping."""
 
     @property
     def turns(self) -> int:
@@ -75,16 +75,15 @@ class Round:
         return sum(len(e.steps) for e in self.episodes)
 
 
-def hold(agent: Agent, conversations: int, batch_size: int) -> Round:
+def hold(agent: Agent, conversations: int, batch_size: int, groups: int = 1) -> Round:
     """Hold all conversations once and take the time."""
     domain = load_domain("concierge")
-    answering = 0.0
+    answering: list[float] = []
 
     def timed(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
-        nonlocal answering
         begun = time.perf_counter()
         replies = agent(envs, seeds, turn)
-        answering += time.perf_counter() - begun
+        answering.append(time.perf_counter() - begun)
         return replies
 
     begun, worked = time.perf_counter(), time.process_time()
@@ -94,9 +93,11 @@ def hold(agent: Agent, conversations: int, batch_size: int) -> Round:
         range(FIRST_USER, FIRST_USER + conversations),
         batch_size=batch_size,
         version="base",
+        groups=groups,
     )
     seconds = time.perf_counter() - begun
-    return Round(episodes, seconds, time.process_time() - worked, seconds - answering)
+    outside = seconds - sum(answering) / groups
+    return Round(episodes, seconds, time.process_time() - worked, outside)
 
 
 def measure(
@@ -109,7 +110,8 @@ def measure(
         if side == LOOP:
             return hold(generate_agent(manager), count, 1)
         precision: Precision = "auto" if side == AUTO else "weights"
-        return hold(model_agent(manager, "base", precision=precision), count, batch_size)
+        agent = model_agent(manager, "base", precision=precision)
+        return hold(agent, count, batch_size, manager.policy.decode_groups)
 
     for side in found:
         once(side, 2)

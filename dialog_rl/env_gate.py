@@ -51,6 +51,7 @@ class UnseenUsers:
             range(self.seed, self.seed + self.conversations),
             batch_size=_BATCH,
             version=version,
+            groups=manager.policy.decode_groups,
         )
 
 

@@ -12,6 +12,7 @@ Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length, H heads, K
 G = H / K, D head width, E embedding width.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,6 +86,7 @@ class LlamaRunner:
         self._head = self._pack([source.lm_head])
         self._layers = side_by_side([partial(self._layer, b) for b in source.model.layers])
         self._table = torch.empty(0, self._width // 2, dtype=torch.complex64)
+        self._growing = threading.Lock()
 
     @staticmethod
     def supports(model: nn.Module) -> bool:
@@ -294,9 +296,14 @@ class LlamaRunner:
         """Angles of the rotary embedding for positions 0 to capacity, [L, D / 2] complex."""
         if len(self._table) >= capacity:
             return
-        cos, sin = self._rotary(torch.zeros(1), torch.arange(max(capacity, 1024))[None])
+        with self._growing:
+            if len(self._table) < capacity:
+                self._table = self._angles(max(capacity, 1024))
+
+    def _angles(self, capacity: int) -> Tensor:
+        cos, sin = self._rotary(torch.zeros(1), torch.arange(capacity)[None])
         half = self._width // 2
-        self._table = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+        return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
 
 
 def _recall(cache: _Cache, row: int, prompt: tuple[int, ...], known: Known | None) -> int:

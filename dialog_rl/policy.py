@@ -221,6 +221,11 @@ class Policy:
 
     # -- decoding ----------------------------------------------------------------------------------
 
+    @property
+    def decode_groups(self) -> int:
+        """Batches that are best decoded apart from one another: one for each core of a CPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

@@ -1,17 +1,20 @@
 """What ``dialog-rl simulate`` does: let versions of the model talk with simulated users.
 
-Many conversations run at once and all of them are answered in one decode batch; one that ends makes
-room for the next, and of a prompt only what the turn before did not have is read. A user costs less
-than a millisecond a turn, so the model is never kept waiting. Every reply's sampling seed follows
+Many conversations run at once and are answered in one decode batch, or on a CPU in one for each
+core, none of which waits for another; one that ends makes room for the next, and of a prompt only
+what the turn before did not have is read. A user costs less than a millisecond a turn, so the model
+is never kept waiting. Every reply's sampling seed follows
 from the conversation's seed and the turn, so the same seeds give the same conversations, and in
 float32 the size of the batch makes no difference.
 """
 
 import json
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,11 +67,15 @@ def model_agent(
     """Return an agent that is a version of the model; replies are cut at ``MAX_REPLY_CHARS``.
 
     It remembers the turns before, so of every prompt it reads only what is new. ``precision`` as
-    in ``Policy.generate``.
+    in ``Policy.generate``. Several threads may ask it at once.
     """
     from dialog_rl.prompt_memory import PromptMemory
 
-    memory = PromptMemory()
+    class Mine(threading.local):  # a memory serves one call at a time
+        def __init__(self) -> None:
+            self.memory = PromptMemory()
+
+    mine = Mine()
 
     def reply(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
         drafts = manager.reply_batch(
@@ -76,7 +83,7 @@ def model_agent(
             seeds=[seed * _STRIDE + t for seed, t in zip(seeds, turn, strict=True)],
             version=version,
             precision=precision,
-            memory=memory,
+            memory=mine.memory,
         )
         return [draft.generation.text[:MAX_REPLY_CHARS] for draft in drafts]
 
@@ -108,10 +115,12 @@ def converse(
     batch_size: int,
     version: str,
     ended: Callable[[Episode], None] | None = None,
+    groups: int = 1,
 ) -> list[Episode]:
     """Hold one conversation for each seed, at most ``batch_size`` at once.
 
-    A conversation that ends makes room for the next, so the batch stays full to the end.
+    A conversation that ends makes room for the next, so the batch stays full to the end. Several
+    groups take their conversations from the same queue, each in a thread of its own.
 
     Args:
         agent: who answers.
@@ -119,19 +128,54 @@ def converse(
         seeds: of the conversations.
         batch_size: most conversations at once.
         version: what the agent is called.
-        ended: called with every conversation as it ends.
+        ended: called with every conversation as it ends, by one thread at a time.
+        groups: batches that are answered apart from one another; see ``Policy.decode_groups``.
 
     Returns:
         The conversations, in the order of the seeds.
     """
-    waiting = list(reversed(seeds))
+    waiting, done = deque(seeds), dict[int, Episode]()
+    telling = threading.Lock()
+
+    def told(episode: Episode) -> None:
+        with telling:
+            done[episode.seed] = episode
+            if ended is not None:
+                ended(episode)
+
+    share = -(-batch_size // groups)
+    task = partial(_hold, agent, make_env, waiting, batch_size=share, version=version, ended=told)
+    if groups == 1:
+        task()
+    else:
+        from reward_models.side_by_side import side_by_side  # torch, which scripts do without
+
+        side_by_side([task] * groups)
+    return [done[seed] for seed in seeds]
+
+
+def _hold(
+    agent: Agent,
+    make_env: Callable[[], DialogEnv],
+    waiting: deque[int],
+    *,
+    batch_size: int,
+    version: str,
+    ended: Callable[[Episode], None],
+) -> None:
+    """Hold conversations, at most ``batch_size`` at once, until none is waiting."""
     live: list[tuple[int, DialogEnv, list[Step]]] = []
-    done: dict[int, Episode] = {}
-    while waiting or live:
-        while waiting and len(live) < batch_size:
+    while True:
+        while len(live) < batch_size:
+            try:
+                seed = waiting.popleft()
+            except IndexError:  # another group may have taken the last one
+                break
             env = make_env()
-            env.reset(seed=waiting[-1])
-            live.append((waiting.pop(), env, []))
+            env.reset(seed=seed)
+            live.append((seed, env, []))
+        if not live:
+            return
         replies = agent(
             [env for _, env, _ in live],
             [seed for seed, _, _ in live],
@@ -150,13 +194,10 @@ def converse(
                 )
             )
             if terminated or truncated:
-                done[seed] = _episode(version, seed, env, steps, info, cut_off=truncated)
-                if ended is not None:
-                    ended(done[seed])
+                ended(_episode(version, seed, env, steps, info, cut_off=truncated))
             else:
                 going.append((seed, env, steps))
         live = going
-    return [done[seed] for seed in seeds]
 
 
 def _episode(
@@ -344,6 +385,7 @@ def simulate(
             batch_size=settings.batch_size,
             version=version,
             ended=ended,
+            groups=1 if manager is None or version == SCRIPTED else manager.policy.decode_groups,
         )
     return Simulation(
         settings=settings,

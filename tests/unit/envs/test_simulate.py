@@ -5,18 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dialog_rl.cli import main
 from dialog_rl.config import SimulateSettings
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.envs.dialog_env import DialogEnv
 from dialog_rl.envs.measures import MEASURES, Episode
+from dialog_rl.errors import DataError
 from dialog_rl.manager import DialogManager
 from dialog_rl.simulate import converse, model_agent, scripted_agent, simulate
 from tests.fakes import save_tiny_adapter, save_tiny_model, tiny_policy
 
 
-def talk(cinema_file: Path, batch_size: int, count: int = 5) -> list[Episode]:
+def talk(cinema_file: Path, batch_size: int, count: int = 5, groups: int = 1) -> list[Episode]:
     params = SamplingParams(max_new_tokens=8, temperature=1.0)
     manager = DialogManager(tiny_policy(), params=params)
     return converse(
@@ -25,6 +27,7 @@ def talk(cinema_file: Path, batch_size: int, count: int = 5) -> list[Episode]:
         range(10, 10 + count),
         batch_size=batch_size,
         version="base",
+        groups=groups,
     )
 
 
@@ -35,6 +38,25 @@ def test_a_conversation_does_not_depend_on_the_batch_it_is_held_in(cinema_file: 
     assert len({e.steps[0].reply for e in together}) > 1
     assert {len(e.steps) for e in together} <= {1, 2, 3}
     assert "cut_off" in {e.ended for e in together}
+
+
+def test_two_groups_at_once_share_the_queue_and_hold_the_same_conversations(
+    cinema_file: Path,
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert talk(cinema_file, 4, 12, groups=2) == talk(cinema_file, 12, 12)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_agent_that_fails_in_a_group_ends_the_call_with_its_error() -> None:
+    def broken(envs: Any, seeds: Any, turn: Any) -> list[str]:
+        raise DataError("no reply today")
+
+    with pytest.raises(DataError, match="no reply today"):
+        converse(broken, DialogEnv, range(8), batch_size=4, version="broken", groups=2)
 
 
 def test_conversations_that_end_make_room_for_the_next() -> None:
