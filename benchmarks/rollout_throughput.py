@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -67,7 +68,7 @@ class Round:
     processor: float
     """Processor seconds of all threads."""
     users: float
-    """Seconds outside the agent, of each group: users, understanding, bookkeeping."""
+    """Seconds that a group's users took, understanding included."""
 
     @property
     def turns(self) -> int:
@@ -78,26 +79,27 @@ class Round:
 def hold(agent: Agent, conversations: int, batch_size: int, groups: int = 1) -> Round:
     """Hold all conversations once and take the time."""
     domain = load_domain("concierge")
-    answering: list[float] = []
+    taken: list[float] = []
 
-    def timed(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
-        begun = time.perf_counter()
-        replies = agent(envs, seeds, turn)
-        answering.append(time.perf_counter() - begun)
-        return replies
+    class Timed(DialogEnv):
+        def step(self, action: str) -> Any:
+            begun = time.perf_counter()
+            try:
+                return super().step(action)
+            finally:
+                taken.append(time.perf_counter() - begun)
 
     begun, worked = time.perf_counter(), time.process_time()
     episodes = converse(
-        timed,
-        lambda: DialogEnv(domain, split="test"),
+        agent,
+        lambda: Timed(domain, split="test"),
         range(FIRST_USER, FIRST_USER + conversations),
         batch_size=batch_size,
         version="base",
         groups=groups,
     )
     seconds = time.perf_counter() - begun
-    outside = seconds - sum(answering) / groups
-    return Round(episodes, seconds, time.process_time() - worked, outside)
+    return Round(episodes, seconds, time.process_time() - worked, sum(taken) / groups)
 
 
 def measure(
@@ -178,7 +180,7 @@ def rows_of(found: dict[str, list[Round]], batch_size: int) -> list[ResultRow]:
             "turns per processor second over those of the loop, precision=auto",
             over_loop(auto, "processor"),
         ),
-        row("share of ours spent outside the model", [r.users / r.seconds for r in ours]),
+        row("share of ours spent on users", [r.users / r.seconds for r in ours]),
         row(
             "share of conversations that are the same, word by word",
             same,

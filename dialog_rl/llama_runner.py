@@ -28,8 +28,10 @@ from reward_models.side_by_side import side_by_side
 
 _MAX_PARAMETERS = 1_000_000_000
 """Above this the packed copy of the weights costs more memory than the speed is worth."""
-_CHUNK_TOKENS = 1024
+_CHUNK_TOKENS = 512
 """Prompt tokens read at a time: activations of so many tokens stay in the CPU's cache."""
+_ROOM = 128
+"""Slots that a cache whose rows were moved has for further tokens."""
 _FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
@@ -127,16 +129,7 @@ class LlamaRunner:
             torch.tensor(lengths),
             filled,
         )
-        skipped = [_recall(cache, row, p, old) for row, (p, old) in enumerate(given.items())]
-        last, begin = [], 0
-        while begin < len(unique):
-            end, tokens = begin + 1, lengths[begin] - skipped[begin]
-            while end < len(unique) and tokens + lengths[end] - skipped[end] <= _CHUNK_TOKENS:
-                tokens += lengths[end] - skipped[end]
-                end += 1
-            last.append(self._read(cache, begin, unique[begin:end], skipped[begin:end]))
-            begin = end
-        logits = self._logits(torch.cat(last))
+        logits = self._fill(cache, range(len(unique)), unique, list(given.values()))
         if len(unique) < len(prompts):
             index = {prompt: row for row, prompt in enumerate(unique)}
             rows = torch.tensor([index[tuple(prompt)] for prompt in prompts])
@@ -144,9 +137,35 @@ class LlamaRunner:
             logits = logits[rows]
         return cache, logits
 
+    def join(
+        self,
+        cache: _Cache,
+        places: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        known: Sequence[Known | None],
+    ) -> Tensor:
+        """Put prompts in place of k rows that are done; return the logits [k, V] after each.
+
+        The other rows stay where they are, unless a prompt is longer than what the cache holds.
+        """
+        longest = max(len(prompt) for prompt in prompts)
+        if longest > cache.filled:
+            staying = torch.ones(len(cache.lengths), dtype=torch.bool)
+            staying[list(places)] = False
+            others = int(cache.lengths[staying].max()) if bool(staying.any()) else 0
+            self._move(cache, max(longest, others), others)
+        for place, prompt in zip(places, prompts, strict=True):
+            cache.mask[place] = 0.0
+            cache.mask[place, ..., : cache.filled - len(prompt)] = -torch.inf
+            cache.lengths[place] = len(prompt)
+        return self._fill(cache, places, [tuple(prompt) for prompt in prompts], known)
+
     def step(self, cache: _Cache, ids: Tensor) -> Tensor:
         """Append one token per row, ids [B]; return the next logits [B, V]."""
         rows = len(ids)
+        if cache.filled == cache.keys[0].shape[2]:
+            longest = int(cache.lengths.max())
+            self._move(cache, longest, longest)
         turn = self._table[cache.lengths][:, None]
         slot, end = cache.filled, cache.filled + 1
         mask = cache.mask[..., :end]
@@ -184,12 +203,50 @@ class LlamaRunner:
         )
         return Known(ids, keys, values)
 
+    def _move(self, cache: _Cache, filled: int, kept: int) -> None:
+        """Let every row end at slot ``filled``, with its last ``kept`` slots and room to go on."""
+        room = filled + _ROOM
+        self._grow_table(room)
+        old, new = slice(cache.filled - kept, cache.filled), slice(filled - kept, filled)
+
+        def moved(side: Tensor) -> Tensor:
+            made = side.new_zeros(*side.shape[:2], room, side.shape[3])
+            made[:, :, new] = side[:, :, old]
+            return made
+
+        mask = torch.zeros(len(cache.mask), 1, 1, room)
+        mask[..., :filled] = -torch.inf
+        mask[..., new] = cache.mask[..., old]
+        cache.keys = [moved(side) for side in cache.keys]
+        cache.values = [moved(side) for side in cache.values]
+        cache.mask, cache.filled = mask, filled
+
     # -- one layer ---------------------------------------------------------------------------------
+
+    def _fill(
+        self,
+        cache: _Cache,
+        rows: Sequence[int],
+        prompts: Sequence[tuple[int, ...]],
+        known: Sequence[Known | None],
+    ) -> Tensor:
+        """Read prompts into their rows, some thousand tokens at a time; logits after each."""
+        skipped = [_recall(cache, *given) for given in zip(rows, prompts, known, strict=True)]
+        fresh = [len(p) - skip for p, skip in zip(prompts, skipped, strict=True)]
+        last, begin = [], 0
+        while begin < len(prompts):
+            end = begin + 1
+            while end < len(prompts) and sum(fresh[begin : end + 1]) <= _CHUNK_TOKENS:
+                end += 1
+            some = slice(begin, end)
+            last.append(self._read(cache, rows[some], prompts[some], skipped[some]))
+            begin = end
+        return self._logits(torch.cat(last))
 
     def _read(
         self,
         cache: _Cache,
-        first: int,
+        rows: Sequence[int],
         prompts: Sequence[tuple[int, ...]],
         skipped: Sequence[int],
     ) -> Tensor:
@@ -202,20 +259,24 @@ class LlamaRunner:
         positions = torch.cat([torch.arange(skip, length) for skip, length in spans])
         turn = self._table[positions][:, None]
         masks = [_after(skip, length) for skip, length in spans]
+        ends = torch.tensor([length - skip for skip, length in spans]).cumsum(0) - 1
         x: Tensor = self._embedding[ids].float()
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
             q, k, v = self._project(layer, x, turn)
+            last = layer is self._layers[-1]  # of which only the ends are read again
             mixed, begin = [], 0
-            for row, ((skip, length), mask) in enumerate(zip(spans, masks, strict=True)):
+            for row, (skip, length), mask in zip(rows, spans, masks, strict=True):
                 fresh = slice(begin, begin + length - skip)
                 own = slice(cache.filled - length, cache.filled)
-                own_k, own_v = keys[first + row, :, own], values[first + row, :, own]
+                own_k, own_v = keys[row, :, own], values[row, :, own]
                 own_k[:, skip:] = k[fresh].transpose(0, 1)
                 own_v[:, skip:] = v[fresh].transpose(0, 1)
-                mixed.append(self._attend(q[fresh], own_k, own_v, mask))
+                asking = q[fresh][-1:] if last else q[fresh]
+                seen = _after(length - 1, length) if last else mask
+                mixed.append(self._attend(asking, own_k, own_v, seen))
                 begin += length - skip
-            x = self._finish(layer, x, torch.cat(mixed))
-        return x[torch.tensor([length - skip for skip, length in spans]).cumsum(0) - 1]
+            x = self._finish(layer, x[ends] if last else x, torch.cat(mixed))
+        return x
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of one row's new tokens q [T, H, D] over its keys [K, L, D]; [T, H * D]."""

@@ -4,7 +4,7 @@ A prompt is the system prompt and as many of the newest turns as fit the context
 was kept is part of the result, so that a reply can be stored with exactly what it was made of.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,10 +12,10 @@ from torch import nn
 from dialog_rl.candidates import Choice
 from dialog_rl.choosing import Chooser, Choosers, ChosenReply, candidate_seeds
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
+from dialog_rl.decode import Ask
 from dialog_rl.errors import DataError, PolicyError
 from dialog_rl.policy import Generation, Policy, TokenStream
 from dialog_rl.precision import Precision
-from dialog_rl.prompt_memory import PromptMemory
 from reward_models.base import Message
 from reward_models.chat_template import render_ids
 
@@ -118,6 +118,16 @@ def _usable(message: Message) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A conversation that waits for a reply."""
+
+    key: int
+    """What the asker calls it."""
+    messages: Sequence[Message]
+    seed: int
+
+
 class DialogManager:
     """Turns conversations into prompts and prompts into replies, the same way for everybody."""
 
@@ -210,12 +220,11 @@ class DialogManager:
         version: str = BASE_VERSION,
         model: nn.Module | None = None,
         precision: Precision = "weights",
-        memory: PromptMemory | None = None,
     ) -> list[DraftReply]:
         """One sampled reply to each conversation, decoded together.
 
         ``model`` is a live module (in training) that answers in place of ``version``;
-        ``precision`` and ``memory`` as in ``Policy.generate``.
+        ``precision`` as in ``Policy.generate``.
 
         Raises:
             DataError: a conversation cannot be used.
@@ -232,12 +241,43 @@ class DialogManager:
             version=version,
             model=model,
             precision=precision,
-            memory=memory,
         )
         return [
             DraftReply(prompt=p, generation=g, params=params, seed=s, version=version)
             for p, g, s in zip(prompts, generations, seeds, strict=True)
         ]
+
+    def converse(
+        self,
+        turns: Sequence[Turn],
+        hear: Callable[[int, str], Turn | None],
+        *,
+        version: str = BASE_VERSION,
+        precision: Precision = "weights",
+    ) -> None:
+        """Reply in conversations that go on, until none does (``Policy.generate_on``).
+
+        Args:
+            turns: conversations that wait for a reply; at most as many are in work at once.
+            hear: is given a conversation's key and the reply, returns the turn that is next there,
+                or in a conversation that takes its place, or None.
+            version: which adapter version replies; without its chooser, if it has one.
+            precision: as in ``Policy.generate``.
+
+        Raises:
+            DataError: a conversation cannot be used.
+            PolicyError: the version is unknown.
+        """
+
+        def ask(turn: Turn) -> Ask:
+            return Ask(turn.key, self.build_prompt(turn.messages).ids, turn.seed)
+
+        def respond(key: int, said: Generation) -> Ask | None:
+            turn = hear(key, said.text)
+            return None if turn is None else ask(turn)
+
+        asks = [ask(turn) for turn in turns]
+        self.policy.generate_on(asks, self.params, respond, version=version, precision=precision)
 
     def stream(
         self,

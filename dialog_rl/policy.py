@@ -8,7 +8,7 @@ a version only forgets it, and its memory goes when the last reply using it ends
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from torch import nn
 from dialog_rl.adapters import merge_adapter
 from dialog_rl.bundled import bundled_model_path
 from dialog_rl.conversation import BASE_VERSION, FinishReason, SamplingParams
-from dialog_rl.decode import Runner, decode_batch, decode_stream
+from dialog_rl.decode import Ask, Decoded, Runner, decode_batch, decode_on, decode_stream
 from dialog_rl.errors import PolicyError
+from dialog_rl.llama_runner import LlamaRunner
 from dialog_rl.precision import Precision, decode_dtype, make_runner
 from dialog_rl.prompt_memory import PromptMemory
 from dialog_rl.scheduler import DecodeScheduler, Ticket
@@ -269,15 +270,53 @@ class Policy:
         if memory is not None:
             memory.belong_to(owner)
         decoded = decode_batch(runner, prompts, params, seeds, self.end_ids, memory=memory)
-        return [
-            Generation(
-                ids=d.ids,
-                logprobs=d.logprobs,
-                text=self.decode_text(d.ids),
-                finish_reason=d.finish_reason,
-            )
-            for d in decoded
-        ]
+        return [self._generation(said) for said in decoded]
+
+    def generate_on(
+        self,
+        asks: Sequence[Ask],
+        params: SamplingParams,
+        respond: Callable[[int, Generation], Ask | None],
+        *,
+        version: str = BASE_VERSION,
+        precision: Precision = "weights",
+    ) -> None:
+        """Sample replies that lead to further prompts, until nothing is asked any more.
+
+        The fast decoder on CPU puts what is asked next where a reply has ended, and reads only what
+        is new in it; others answer round by round.
+
+        Args:
+            asks: prompts to begin with; at most as many are in work at once.
+            params: how to sample.
+            respond: is given the key of a prompt and its reply, returns what is asked next.
+            version: which adapter version answers.
+            precision: as in :meth:`generate`.
+
+        Raises:
+            PolicyError: the version is unknown.
+        """
+        runner = self._version(version).runner(decode_dtype(self.model.dtype, precision))
+
+        def told(key: int, said: Decoded) -> Ask | None:
+            return respond(key, self._generation(said))
+
+        if isinstance(runner, LlamaRunner):
+            decode_on(runner, asks, params, self.end_ids, told)
+            return
+        while asks:
+            prompts, seeds = [ask.prompt for ask in asks], [ask.seed for ask in asks]
+            decoded = decode_batch(runner, prompts, params, seeds, self.end_ids)
+            after = [told(ask.key, said) for ask, said in zip(asks, decoded, strict=True)]
+            asks = [ask for ask in after if ask is not None]
+
+    def _generation(self, said: Decoded) -> Generation:
+        return Generation(
+            ids=said.ids,
+            logprobs=said.logprobs,
+            text=self.decode_text(said.ids),
+            finish_reason=said.finish_reason,
+        )
 
     def stream(
         self,

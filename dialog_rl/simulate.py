@@ -1,11 +1,11 @@
 """What ``dialog-rl simulate`` does: let versions of the model talk with simulated users.
 
 Many conversations run at once and are answered in one decode batch, or on a CPU in one for each
-core, none of which waits for another; one that ends makes room for the next, and of a prompt only
-what the turn before did not have is read. A user costs less than a millisecond a turn, so the model
-is never kept waiting. Every reply's sampling seed follows
-from the conversation's seed and the turn, so the same seeds give the same conversations, and in
-float32 the size of the batch makes no difference.
+core. None waits for another one's reply, one that ends makes room for the next, and of a prompt
+only what the turn before did not have is read. A user costs less than a millisecond a turn, so the
+model is never kept waiting. Every reply's sampling seed follows from the conversation's seed and
+the turn, so the same seeds give the same conversations, and in float32 the size of the batch makes
+no difference.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,33 +61,54 @@ class Agent(Protocol):
         ...
 
 
-def model_agent(
-    manager: "DialogManager", version: str, *, precision: "Precision" = "weights"
-) -> Agent:
-    """Return an agent that is a version of the model; replies are cut at ``MAX_REPLY_CHARS``.
+class ModelAgent:
+    """A version of the model; replies are cut at ``MAX_REPLY_CHARS``."""
 
-    It remembers the turns before, so of every prompt it reads only what is new. ``precision`` as
-    in ``Policy.generate``. Several threads may ask it at once.
-    """
-    from dialog_rl.prompt_memory import PromptMemory
+    def __init__(self, manager: "DialogManager", version: str, precision: "Precision") -> None:
+        self._manager, self._version, self._precision = manager, version, precision
 
-    class Mine(threading.local):  # a memory serves one call at a time
-        def __init__(self) -> None:
-            self.memory = PromptMemory()
-
-    mine = Mine()
-
-    def reply(envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]) -> list[str]:
-        drafts = manager.reply_batch(
+    def __call__(
+        self, envs: Sequence[DialogEnv], seeds: Sequence[int], turn: Sequence[int]
+    ) -> list[str]:
+        """Return a reply to each."""
+        drafts = self._manager.reply_batch(
             [env.messages for env in envs],
             seeds=[seed * _STRIDE + t for seed, t in zip(seeds, turn, strict=True)],
-            version=version,
-            precision=precision,
-            memory=mine.memory,
+            version=self._version,
+            precision=self._precision,
         )
         return [draft.generation.text[:MAX_REPLY_CHARS] for draft in drafts]
 
-    return reply
+    def picks(self) -> bool:
+        """Whether replies are picked among several candidates, which are compared in rounds."""
+        return self._manager.choosers.get(self._version) is not None
+
+    def hold(self, talks: "_Talks", size: int) -> None:
+        """Hold conversations, at most ``size`` at once; none waits for another one's reply."""
+        from dialog_rl.manager import Turn
+
+        def turn(seed: int) -> Turn:
+            env, steps = talks.live[seed]
+            return Turn(seed, env.messages, seed * _STRIDE + len(steps))
+
+        def hear(seed: int, reply: str) -> Turn | None:
+            going = talks.hear(seed, reply[:MAX_REPLY_CHARS])
+            following = seed if going else talks.open()
+            return None if following is None else turn(following)
+
+        opened = (talks.open() for _ in range(size))
+        turns = [turn(seed) for seed in opened if seed is not None]
+        self._manager.converse(turns, hear, version=self._version, precision=self._precision)
+
+
+def model_agent(
+    manager: "DialogManager", version: str, *, precision: "Precision" = "weights"
+) -> ModelAgent:
+    """Return an agent that is a version of the model; ``precision`` as in ``Policy.generate``.
+
+    Of every prompt it reads only what the turn before did not have. Several threads may ask it.
+    """
+    return ModelAgent(manager, version, precision)
 
 
 def scripted_agent() -> Agent:
@@ -144,60 +165,81 @@ def converse(
                 ended(episode)
 
     share = -(-batch_size // groups)
-    task = partial(_hold, agent, make_env, waiting, batch_size=share, version=version, ended=told)
+
+    def hold() -> None:
+        talks = _Talks(make_env, waiting, version, told)
+        if isinstance(agent, ModelAgent) and not agent.picks():
+            agent.hold(talks, share)
+        else:
+            _hold_in_rounds(agent, talks, share)
+
     if groups == 1:
-        task()
+        hold()
     else:
         from reward_models.side_by_side import side_by_side  # torch, which scripts do without
 
-        side_by_side([task] * groups)
+        side_by_side([hold] * groups)
     return [done[seed] for seed in seeds]
 
 
-def _hold(
-    agent: Agent,
-    make_env: Callable[[], DialogEnv],
-    waiting: deque[int],
-    *,
-    batch_size: int,
-    version: str,
-    ended: Callable[[Episode], None],
-) -> None:
-    """Hold conversations, at most ``batch_size`` at once, until none is waiting."""
-    live: list[tuple[int, DialogEnv, list[Step]]] = []
-    while True:
-        while len(live) < batch_size:
-            try:
-                seed = waiting.popleft()
-            except IndexError:  # another group may have taken the last one
-                break
-            env = make_env()
-            env.reset(seed=seed)
-            live.append((seed, env, []))
-        if not live:
-            return
-        replies = agent(
-            [env for _, env, _ in live],
-            [seed for seed, _, _ in live],
-            [len(steps) for _, _, steps in live],
-        )
-        going = []
-        for (seed, env, steps), reply in zip(live, replies, strict=True):
-            _, _, terminated, truncated, info = env.step(reply)
-            steps.append(
-                Step(
-                    reply=reply,
-                    user_acts=info["user_acts"],
-                    helped=info["helped"],
-                    grounding_errors=info["grounding_errors"],
-                    reward_parts=info["reward_parts"],
-                )
+class _Talks:
+    """Conversations of one thread: those that go on, and the queue that the next come from."""
+
+    def __init__(
+        self,
+        make_env: Callable[[], DialogEnv],
+        waiting: deque[int],
+        version: str,
+        ended: Callable[[Episode], None],
+    ) -> None:
+        self._make_env, self._waiting = make_env, waiting
+        self._version, self._ended = version, ended
+        self.live: dict[int, tuple[DialogEnv, list[Step]]] = {}
+        """By seed; each waits for a reply."""
+
+    def open(self) -> int | None:
+        """Begin the next conversation; its seed, or None if no more is waiting."""
+        try:
+            seed = self._waiting.popleft()
+        except IndexError:  # another thread may have taken the last one
+            return None
+        env = self._make_env()
+        env.reset(seed=seed)
+        self.live[seed] = (env, [])
+        return seed
+
+    def hear(self, seed: int, reply: str) -> bool:
+        """Say a reply to the user; whether the conversation goes on."""
+        env, steps = self.live[seed]
+        _, _, terminated, truncated, info = env.step(reply)
+        steps.append(
+            Step(
+                reply=reply,
+                user_acts=info["user_acts"],
+                helped=info["helped"],
+                grounding_errors=info["grounding_errors"],
+                reward_parts=info["reward_parts"],
             )
-            if terminated or truncated:
-                ended(_episode(version, seed, env, steps, info, cut_off=truncated))
-            else:
-                going.append((seed, env, steps))
-        live = going
+        )
+        if not (terminated or truncated):
+            return True
+        del self.live[seed]
+        self._ended(_episode(self._version, seed, env, steps, info, cut_off=truncated))
+        return False
+
+
+def _hold_in_rounds(agent: Agent, talks: _Talks, size: int) -> None:
+    """Hold conversations; all that wait for a reply get one at the same time."""
+    while True:
+        while len(talks.live) < size and talks.open() is not None:
+            pass
+        if not talks.live:
+            return
+        envs, steps = zip(*talks.live.values(), strict=True)
+        seeds = list(talks.live)
+        replies = agent(envs, seeds, [len(own) for own in steps])
+        for seed, reply in zip(seeds, replies, strict=True):
+            talks.hear(seed, reply)
 
 
 def _episode(
