@@ -153,7 +153,8 @@ class LlamaRunner:
             staying = torch.ones(len(cache.lengths), dtype=torch.bool)
             staying[list(places)] = False
             others = int(cache.lengths[staying].max()) if bool(staying.any()) else 0
-            self._move(cache, max(longest, others), others)
+            rows = torch.arange(len(cache.lengths))
+            self._take(cache, rows, max(longest, others), others, _ROOM)
         for place, prompt in zip(places, prompts, strict=True):
             cache.mask[place] = 0.0
             cache.mask[place, ..., : cache.filled - len(prompt)] = -torch.inf
@@ -165,7 +166,7 @@ class LlamaRunner:
         rows = len(ids)
         if cache.filled == cache.keys[0].shape[2]:
             longest = int(cache.lengths.max())
-            self._move(cache, longest, longest)
+            self._take(cache, torch.arange(rows), longest, longest, _ROOM)
         turn = self._table[cache.lengths][:, None]
         slot, end = cache.filled, cache.filled + 1
         mask = cache.mask[..., :end]
@@ -188,10 +189,10 @@ class LlamaRunner:
         return self._logits(x)
 
     def keep(self, cache: _Cache, rows: Tensor) -> None:
-        """Keep only these rows of the cache, in this order."""
-        cache.lengths, cache.mask = cache.lengths[rows], cache.mask[rows]
-        cache.keys = [keys[rows] for keys in cache.keys]
-        cache.values = [values[rows] for values in cache.values]
+        """Keep only these rows of the cache, in this order, and of their slots those in use."""
+        cache.lengths, room = cache.lengths[rows], cache.keys[0].shape[2] - cache.filled
+        longest = int(cache.lengths.max()) if len(rows) else 0
+        self._take(cache, rows, longest, longest, room)
 
     def remember(self, cache: _Cache, row: int, ids: tuple[int, ...]) -> Known:
         """Copy what a row of the cache holds of its first tokens."""
@@ -203,22 +204,25 @@ class LlamaRunner:
         )
         return Known(ids, keys, values)
 
-    def _move(self, cache: _Cache, filled: int, kept: int) -> None:
-        """Let every row end at slot ``filled``, with its last ``kept`` slots and room to go on."""
-        room = filled + _ROOM
-        self._grow_table(room)
+    def _take(self, cache: _Cache, rows: Tensor, filled: int, kept: int, room: int) -> None:
+        """Copy the last ``kept`` slots of some rows to where they end at slot ``filled``.
+
+        Slots before them are zero, ``room`` slots after them are written before they are read.
+        """
+        self._grow_table(filled + room)
         old, new = slice(cache.filled - kept, cache.filled), slice(filled - kept, filled)
 
-        def moved(side: Tensor) -> Tensor:
-            made = side.new_zeros(*side.shape[:2], room, side.shape[3])
-            made[:, :, new] = side[:, :, old]
+        def taken(side: Tensor) -> Tensor:
+            made = side.new_empty(len(rows), side.shape[1], filled + room, side.shape[3])
+            made[:, :, : filled - kept] = 0
+            made[:, :, new] = side[:, :, old][rows]
             return made
 
-        mask = torch.zeros(len(cache.mask), 1, 1, room)
+        mask = torch.zeros(len(rows), 1, 1, filled + room)
         mask[..., :filled] = -torch.inf
-        mask[..., new] = cache.mask[..., old]
-        cache.keys = [moved(side) for side in cache.keys]
-        cache.values = [moved(side) for side in cache.values]
+        mask[..., new] = cache.mask[..., old][rows]
+        cache.keys = [taken(side) for side in cache.keys]
+        cache.values = [taken(side) for side in cache.values]
         cache.mask, cache.filled = mask, filled
 
     # -- one layer ---------------------------------------------------------------------------------
@@ -280,14 +284,14 @@ class LlamaRunner:
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of one row's new tokens q [T, H, D] over its keys [K, L, D]; [T, H * D]."""
-        groups = self._heads // self._kv_heads
         attended = F.scaled_dot_product_attention(
             q.transpose(0, 1)[None],
-            keys.repeat_interleave(groups, 0)[None],
-            values.repeat_interleave(groups, 0)[None],
+            keys[None],
+            values[None],
             attn_mask=mask,
             is_causal=mask is None,
             scale=self._scale,
+            enable_gqa=True,
         )
         return attended[0].transpose(0, 1).reshape(len(q), -1)
 

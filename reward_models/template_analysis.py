@@ -13,6 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from reward_models.errors import PolicyError
@@ -296,13 +297,17 @@ class TemplateAnalysis:
         return ids
 
 
+_KNOWN_TEXTS, _KNOWN_CHARS = 1024, 2000
+"""Texts whose ids are remembered, and the longest of them: some 20 MB at most."""
+
+
 def _alternatives(patterns: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(patterns) if patterns else r"(?!)")
 
 
 def _encoders(
     tokenizer: "PreTrainedTokenizerBase",
-) -> dict[Start, Callable[[str], list[int]]]:
+) -> dict[Start, Callable[[str], Sequence[int]]]:
     """One encoder per kind of start; own copies, because the special-token switch is shared state.
 
     A SentencePiece-like tokenizer puts a space before the first word (of a text, or of every run
@@ -323,10 +328,16 @@ def _encoders(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["truncation"] = state["padding"] = None
 
-    def build(state: dict[str, Any]) -> Callable[[str], list[int]]:
+    def build(state: dict[str, Any]) -> Callable[[str], Sequence[int]]:
         backend = Tokenizer.from_str(json.dumps(state))
         backend.encode_special_tokens = True
-        return lambda text: list(backend.encode(text, add_special_tokens=False).ids)
+
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(backend.encode(text, add_special_tokens=False).ids)
+
+        # Every turn of a conversation asks for all that was said before again.
+        known = lru_cache(_KNOWN_TEXTS)(encode)
+        return lambda text: (known if len(text) <= _KNOWN_CHARS else encode)(text)
 
     original = build(state)
     bare_state = _without_prefix_space(copy.deepcopy(state))
