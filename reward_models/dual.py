@@ -6,7 +6,6 @@ and Newton's method (Rasmussen and Williams 2006, algorithm 3.1) finds it in abo
 N x N system however many features there are. Nuisance parameters stay as given.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -125,36 +124,3 @@ def log_evidence(kernel: Tensor, evidence: Evidence, rating: RatingModel) -> flo
     lower = torch.linalg.cholesky(eye + root[:, None] * kernel * root[None, :])
     fit = _loss(rating, evidence, latent) + 0.5 * float(coefficients @ latent)
     return -(fit + float(lower.diagonal().log().sum()))
-
-
-def search_strengths(
-    start: Strengths, loss: Callable[[Strengths], float], *, rounds: int = 3, step: float = 2.0
-) -> Strengths:
-    """Coordinate search for the block strengths with the lowest loss, not far from the start.
-
-    Half the squared log2 of the distance from the start is added to the loss (a log-normal prior):
-    a hundred noisy judgements do not weigh five numbers well.
-
-    Args:
-        start: Where to begin.
-        loss: Minus the log evidence of a setting (nats).
-        rounds: Passes over the blocks; the step shrinks to its root when a pass finds nothing.
-        step: Factor tried up and down.
-    """
-
-    def total(strengths: Strengths) -> float:
-        far = sum(math.log2(strengths[name] / start[name]) ** 2 for name in start)
-        return loss(strengths) + 0.5 * far
-
-    best, lowest = dict(start), total(start)
-    for _ in range(rounds):
-        moved = False
-        for name in start:
-            for factor in (step, 1 / step):
-                trial = {**best, name: best[name] * factor}
-                if (value := total(trial)) < lowest - 1e-2:
-                    best, lowest, moved = trial, value, True
-                    break
-        if not moved:
-            step = step**0.5
-    return best

@@ -1,10 +1,11 @@
 """What a fit is made of before there are weights: features of the rated replies, and their trust.
 
-``prepare`` reads every rated reply once. ``weigh`` finds how far each block of features is trusted;
-it is run again inside every part of a cross-validation, so that no choice sees what it is judged
-on. Features are made without looking at any rating.
+``prepare`` reads every rated reply once. ``weigh`` finds how strongly the features speak; it is run
+again inside every part of a cross-validation, so that no choice sees what it is judged on. Features
+are made without looking at any rating.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,14 @@ from torch import Tensor
 from reward_models.adapter import Offset
 from reward_models.base import Judgement
 from reward_models.crossval import HeldOut
-from reward_models.dual import Kernels, combine, held_out, kernels, log_evidence, search_strengths
+from reward_models.dual import Kernels, combine, held_out, kernels, log_evidence
 from reward_models.encoder import Backbone, Reader
 from reward_models.evidence import Evidence, gather, require_enough
 from reward_models.features import Featuriser, last_messages
 from reward_models.head import Blocks, Strengths, assemble, fit_map, folds
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
-from reward_models.strength import estimate_strengths
+from reward_models.strength import estimate_strengths, posterior_mean
 from reward_models.textual import Lexicon
 from reward_models.trust import estimate_trust
 
@@ -38,7 +39,9 @@ START: Strengths = {
     "heard": 0.3,
     "answers": 0.3,
 }
-"""Measured on simulated raters (docs/decisions.md); the evidence of the judgements moves it."""
+"""Measured on simulated raters (docs/decisions.md); only their common factor is learned."""
+FACTORS = {k / 2: math.exp(-0.5 * (k / 2) ** 2) for k in range(-4, 5)}
+"""Log2 of that factor, from a quarter to four -> weight before anything is known (log-normal)."""
 
 
 @dataclass
@@ -124,34 +127,35 @@ def extended(
 
 
 def starting_strengths(blocks: Blocks) -> Strengths:
-    """Return the strengths that a search begins with, of the blocks there are."""
+    """Return the measured strengths of the blocks there are."""
     return {name: value for name, value in START.items() if name in blocks}
 
 
 def weigh(
     parts: Kernels, evidence: Evidence, rating: RatingModel, settings: RewardModelSettings
 ) -> Strengths:
-    """Find how far each block is trusted by the evidence of the judgements.
+    """Find how strongly the features speak by the evidence of the judgements.
+
+    One factor for all blocks, the posterior mean of its logarithm: people who agree with themselves
+    let features speak up, noisy ones hush them. A search over each block on its own overfitted
+    (docs/decisions.md).
 
     Args:
         parts: Kernel of each block over the judgements, shape (N, N) each.
         evidence: The N judgements.
         rating: Nuisance parameters, held fixed.
-        settings: Rounds and size of the search.
+        settings: Whether to look, and at how many judgements.
     """
     start = starting_strengths(parts)
-    if not settings.search_rounds:
+    if not settings.strength_search:
         return start
-    # Cost grows with the cube of the number; strengths hardly depend on it.
+    # Cost grows with the cube of the number; the factor hardly depends on it.
     share = max(1, round(len(evidence.groups) / settings.search_most))
     few = folds(evidence.groups, share, settings.seed)[0]
-    sample = evidence.part(few)
-    cut = {name: part[few][:, few] for name, part in parts.items()}
-
-    def loss(trial: Strengths) -> float:
-        return -log_evidence(combine(cut, trial), sample, rating)
-
-    return search_strengths(start, loss, rounds=settings.search_rounds)
+    sample, kernel = evidence.part(few), combine(parts, start)[few][:, few]
+    found = [log_evidence(kernel * 4**log_factor, sample, rating) for log_factor in FACTORS]
+    factor = 2 ** posterior_mean(FACTORS, found)
+    return {name: factor * value for name, value in start.items()}
 
 
 def how_they_rate(

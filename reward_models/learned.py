@@ -45,7 +45,7 @@ _REPEATS = 0.2
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ class RewardModelSettings:
     """Fewest judgements that tell good from bad (the rarer thumb, votes, corrections, ...)."""
     folds: int = 5
     """Parts of the cross-validation, by conversation."""
-    search_rounds: int = 3
-    """Passes of the search for how far each kind of feature is trusted; 0 keeps the start."""
+    strength_search: bool = True
+    """Find by the evidence of the judgements how strongly the features speak; off keeps what was
+    measured on simulated raters."""
     search_most: int = 600
-    """Judgements used in that search, about; more are sampled by conversation."""
+    """Judgements used for that, about; more are sampled by conversation."""
     pessimism: float = 0.25
     """Standard deviations taken off the mean score: what is uncertain is worth less."""
     bound: float = 3.0
@@ -52,7 +53,6 @@ class RewardModelSettings:
             "least": (2, 1_000_000),
             "least_contrast": (1, 1_000_000),
             "folds": (2, 50),
-            "search_rounds": (0, 20),
             "search_most": (20, 1_000_000),
             "pessimism": (0, 10),
             "bound": (0.1, 100),

@@ -7,7 +7,7 @@ from typing import Any
 
 from reward_models.base import Judgement
 
-PLAIN = ["--reward_model_name_or_path", "none", "--search_rounds", "0"]
+PLAIN = ["--reward_model_name_or_path", "none", "--no_strength_search"]
 """The quickest fit: counts and words, no search."""
 
 

@@ -84,7 +84,9 @@ def endless() -> Iterator[None]:
 
 def teach(folder: Path) -> None:
     """Leave what a training leaves of its reward model."""
-    reward, _ = LearnedReward.fit(rate(brief, 60), settings=RewardModelSettings(search_rounds=0))
+    reward, _ = LearnedReward.fit(
+        rate(brief, 60), settings=RewardModelSettings(strength_search=False)
+    )
     reward.save(folder / "runs" / "r1" / "reward_model")
     (folder / "runs" / "r1" / "reward_model" / "done").touch()
 

@@ -20,7 +20,7 @@ LONG = "You could walk around the harbour for a while and look at the boats. " *
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose reward model likes short replies."""
     folder = tmp_path_factory.mktemp("home")
-    settings = RewardModelSettings(search_rounds=0)
+    settings = RewardModelSettings(strength_search=False)
     LearnedReward.fit(rate(brief, 60), settings=settings)[0].save(folder / "reward_model")
     return folder
 

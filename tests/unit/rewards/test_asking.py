@@ -83,7 +83,7 @@ def test_the_same_question_again_tells_less():
 
 
 def test_beliefs_of_a_fitted_head_have_the_spread_that_it_gives():
-    settings = RewardModelSettings(search_rounds=0)
+    settings = RewardModelSettings(strength_search=False)
     prepared = prepare(rate(brief, 60), settings=settings)
     evidence = prepared.evidence
     design = assemble(prepared.blocks, starting_strengths(prepared.blocks))

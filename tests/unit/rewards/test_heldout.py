@@ -22,7 +22,7 @@ from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
 from tests.unit.rewards.taste import brief, rate
 
-QUICK = RewardModelSettings(search_rounds=0, folds=3)
+QUICK = RewardModelSettings(strength_search=False, folds=3)
 ASK = ({"role": "user", "content": "q"},)
 
 

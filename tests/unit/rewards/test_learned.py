@@ -52,7 +52,7 @@ def test_retries_at_random_lose_their_strength_and_do_little_harm():
         replace(j, completion=j.other or "", other=j.completion) if rng.random() < 0.5 else j
         for j in again
     ]
-    settings = RewardModelSettings(search_rounds=0)
+    settings = RewardModelSettings(strength_search=False)
     _, told = LearnedReward.fit([*few, *again], settings=settings)
     misled, untold = LearnedReward.fit([*few, *coin], settings=settings)
     assert told.signal_strength["retry"] > untold.signal_strength["retry"] + 0.1
@@ -62,7 +62,7 @@ def test_retries_at_random_lose_their_strength_and_do_little_harm():
 def test_retries_help_where_there_are_few_votes():
     votes = rate(brief, 20, signals=("choice",))
     again = rate(brief, 80, signals=("retry",), seed=7)
-    settings = RewardModelSettings(search_rounds=0)
+    settings = RewardModelSettings(strength_search=False)
     alone, _ = LearnedReward.fit(votes, settings=settings)
     helped, _ = LearnedReward.fit([*votes, *again], settings=settings)
     assert accuracy(helped.score, brief) > accuracy(alone.score, brief) + 0.02
@@ -80,7 +80,7 @@ def test_whoever_often_takes_the_first_reply_shows_in_the_lead_and_costs_less():
         for j in shown
     ]
     blind = [replace(j, shown_first=None) for j in lazy]
-    settings = RewardModelSettings(search_rounds=0)
+    settings = RewardModelSettings(strength_search=False)
     seeing, found = LearnedReward.fit(lazy, settings=settings)
     unaware, without = LearnedReward.fit(blind, settings=settings)
     assert without.position_lead == 0.0 and found.position_lead > 0.7

@@ -14,7 +14,7 @@ from reward_models.settings import RewardModelSettings
 from reward_models.strength import END, RECENCY, RETRY
 from tests.unit.rewards.taste import brief, rate, reply_of
 
-SETTINGS = RewardModelSettings(search_rounds=0)
+SETTINGS = RewardModelSettings(strength_search=False)
 
 
 def learned(judgements) -> RatingModel:

@@ -40,7 +40,7 @@ def crowd(hostile: float, taste=brief, *, each: int = 30) -> list[Judgement]:
 
 def fit(judgements: list[Judgement], *, trust: bool = True):
     return LearnedReward.fit(
-        judgements, settings=RewardModelSettings(search_rounds=0, rater_trust=trust)
+        judgements, settings=RewardModelSettings(strength_search=False, rater_trust=trust)
     )
 
 

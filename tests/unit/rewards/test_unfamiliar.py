@@ -12,7 +12,7 @@ from reward_models.settings import RewardModelSettings
 from reward_models.unfamiliar import NEW_REPLIES, STRANGE, spreads
 from tests.unit.rewards.taste import brief, prompt_of, rate, reply_of
 
-QUICK = RewardModelSettings(search_rounds=0)
+QUICK = RewardModelSettings(strength_search=False)
 
 
 def test_every_kind_of_strange_reply_has_a_wider_spread_than_new_replies_of_the_usual_kind():
