@@ -15,7 +15,7 @@ Algo = Literal["ppo", "grpo", "rloo", "kto", "dpo", "sft", "q"]
 ALGOS: tuple[Algo, ...] = get_args(Algo)
 Dtype = Literal["auto", "float32", "bfloat16"]
 LayerChoice = Literal["all", "top_half", "top_quarter"]
-CreditChoice = Literal["token", "turn", "dialogue"]
+CreditChoice = Literal["token", "turn", "dialogue", "branch"]
 TaskEnvName = Literal["translation", "summarisation", "code"]
 TASK_ENVS: tuple[TaskEnvName, ...] = get_args(TaskEnvName)
 """Environments of one turn with a known answer, read from a file."""
@@ -360,7 +360,8 @@ class TrainSettings:
     credit: CreditChoice = "turn"
     """With env: turn puts every turn's reward on its own end token; token does so too, but takes
     grounding_cost off where the wrong fact stands; dialogue puts the sum on the last end token, as
-    if the conversation were one reply."""
+    if the conversation were one reply; branch draws num_generations replies to every turn, compares
+    them by what came of each at once, and goes on from the best."""
     turn_gamma: float = 1.0
     """With env: discount from one turn to the next."""
     turn_lam: float = 1.0
@@ -405,7 +406,7 @@ class TrainSettings:
         if self.lora_layers is not None:
             _one_of("lora_layers", self.lora_layers, ("all", "top_half", "top_quarter"))
         _one_of("kl_estimator", self.kl_estimator, ("k1", "k3"))
-        _one_of("credit", self.credit, ("token", "turn", "dialogue"))
+        _one_of("credit", self.credit, ("token", "turn", "dialogue", "branch"))
         _one_of("dtype", self.dtype, ("auto", "float32", "bfloat16"))
         for name, low, high in _RANGES:
             value = getattr(self, name)
@@ -429,6 +430,11 @@ class TrainSettings:
             raise ConfigError(
                 f"reward_weights must have one value per reward_funcs "
                 f"({len(self.reward_funcs)}), got {len(self.reward_weights)}"
+            )
+        if self.credit == "branch" and (self.algo != "ppo" or self.num_generations < 2):
+            raise ConfigError(
+                "credit branch compares replies to the same turn; it needs algo ppo and "
+                f"num_generations of at least 2, got {self.algo} and {self.num_generations}"
             )
         allowed = ENV_ALGOS if self.env not in TASK_ENVS else ("ppo",)
         if self.env is not None and self.algo not in allowed:

@@ -100,8 +100,8 @@ def refuse_idle(
                 f"{name} has no effect with env {env}, a task of one turn; leave it out"
             )
     for name in ("turn_gamma", "turn_lam"):
-        if name in given and credit == "dialogue":
-            raise ConfigError(f"{name} has no effect with credit dialogue; leave it out")
+        if name in given and credit in ("dialogue", "branch"):
+            raise ConfigError(f"{name} has no effect with credit {credit}; leave it out")
     if "turn_gamma" in given and env is None and "q" not in algos:
         raise ConfigError("turn_gamma has no effect without env; leave it out or give --env")
     used = [*_USED_BY.items()]

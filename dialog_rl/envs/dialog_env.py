@@ -1,5 +1,6 @@
 """A conversation with a simulated user as a Gymnasium environment: text in, text out."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,12 @@ class DialogEnv(gymnasium.Env[str, str]):
         self._replies = self._errors = 0
         self._over = False
         return transcript(self.messages), self._info({}, success=False)
+
+    def fork(self) -> "DialogEnv":
+        """A copy of the conversation as it stands, that goes its own way."""
+        task = self.user.task
+        shared = (self.domain, task, task.domain, task.catalogue, self.weights)
+        return copy.deepcopy(self, {id(part): part for part in shared})
 
     def potential(self) -> float:
         """The outcome to expect, between the weights of failure and success; 0 at the end.

@@ -190,16 +190,19 @@ class AgendaUser:
         Args:
             grounding_errors: wrong facts in the assistant's replies so far.
         """
-        goal, focus = self.task.goal, self.focus
         spoilt = grounding_errors and "nothing_invented" in self.task.domain.success
         if spoilt or WRONG in self.answers.values():
             return 0.0
-        parts = 1 + len(goal.requests) + (goal.booking is not None)
-        settled = 0
-        if focus is not None and fits(focus, self.conditions):
-            right = sum(self.answers.get(f) == focus.fields[f] for f in goal.requests)
-            settled = 1 + right + (goal.booking is not None and self.booked == focus)
-        return 0.5 + 0.5 * settled / parts
+        return 0.5 + 0.5 * self.settled()
+
+    def settled(self) -> float:
+        """Share of what was wanted that is settled rightly: the entry, each answer, the booking."""
+        goal, focus = self.task.goal, self.focus
+        if focus is None or not fits(focus, self.conditions):
+            return 0.0
+        right = sum(self.answers.get(f) == focus.fields[f] for f in goal.requests)
+        booked = goal.booking is not None and self.booked == focus
+        return (1 + right + booked) / (1 + len(goal.requests) + (goal.booking is not None))
 
     # -- how a reply changes the agenda; each says whether it brought the user further ------------
 

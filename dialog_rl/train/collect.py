@@ -144,9 +144,8 @@ class Collector:
             decoder: the policy as a module to sample from.
         """
         talks = self.talks.open(update)
-        turns: list[list[Turn]] = [[] for _ in talks]
+        turns: list[list[tuple[SampledReply, Answer]]] = [[] for _ in talks]
         asked: list[list[Sequence[Message]]] = [[] for _ in talks]
-        given: list[list[float | None]] = [[] for _ in talks]
         ids = [talk.prompt.ids for talk in talks]
         size = len(talks)
         seeds = sampling_seeds(update * size, size, self.settings.seed)
@@ -163,26 +162,35 @@ class Collector:
             for i, reply in zip(live, replies, strict=True):
                 asked[i].append(list(talks[i].messages))
                 answer = talks[i].hear(reply)
-                turns[i].append(_turn(reply, answer))
-                given[i].append(answer.score)
+                turns[i].append((reply, answer))
                 ids[i] = (*ids[i], *reply.ids, *answer.ids)
                 if answer.ids:
                     going.append(i)
             live = going
-        scored = self._scored(turns, asked, given, [talk.prompt.columns for talk in talks])
+        scored = self.scored(turns, asked, [talk.prompt.columns for talk in talks])
         return [
             None if made is None else Episode(prompt=t.prompt, turns=made, figures=t.figures())
             for t, made in zip(talks, scored, strict=True)
         ]
 
-    def _scored(
+    def scored(
         self,
-        turns: Sequence[Sequence[Turn]],
+        heard: Sequence[Sequence[tuple[SampledReply, Answer]]],
         asked: Sequence[Sequence[Sequence[Message]]],
-        given: Sequence[Sequence[float | None]],
         columns: Sequence[Mapping[str, Any]],
     ) -> list[tuple[Turn, ...] | None]:
-        """Put the rewards of the text beside those of the other side."""
+        """Put the rewards of the text beside those of the other side.
+
+        Args:
+            heard: replies of each conversation and what came of them.
+            asked: what stood before each reply.
+            columns: what rewards read beside the text, of each conversation.
+
+        Returns:
+            The turns of each conversation; None for one that cannot be learned from.
+        """
+        turns = [[_turn(*pair) for pair in own] for own in heard]
+        given = [[answer.score for _, answer in own] for own in heard]
         rows: list[dict[str, float | None]] = [{TOTAL: None} for own in turns for _ in own]
         faults: frozenset[int] = frozenset()
         if self.reward is not None:

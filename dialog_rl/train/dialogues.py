@@ -46,30 +46,30 @@ class UserTalk:
             room: most tokens of a prompt.
         """
         self.prompt = prompt
-        self._env, self._tokenizer, self._settings = env, tokenizer, settings
+        self.env, self._tokenizer, self._settings = env, tokenizer, settings
         self._room, self._length = room, len(prompt.ids)
         self._figures = {"success": 0.0, "turns": 0.0, "grounding_errors": 0.0}
 
     @property
     def messages(self) -> Sequence[Message]:
         """The conversation so far."""
-        return self._env.messages
+        return self.env.messages
 
     def hear(self, reply: SampledReply) -> Answer:
         """Say the reply to the user; the reward is the environment's."""
-        settings, before = self._settings, self._env.potential()
+        settings, before = self._settings, self.env.potential()
         places = self._error_places(reply)
-        _, _, terminated, truncated, info = self._env.step(reply.text[:MAX_REPLY_CHARS])
+        _, _, terminated, truncated, info = self.env.step(reply.text[:MAX_REPLY_CHARS])
         ids: tuple[int, ...] = ()
         if not (terminated or truncated):
             ended = reply.finish_reason == "stop"
-            made = render_answer_ids(self._tokenizer, self._env.messages, ended=ended)
+            made = render_answer_ids(self._tokenizer, self.env.messages, ended=ended)
             self._length += len(reply.ids) + len(made)
             if self._length <= self._room:
                 ids = tuple(made)
         parts = dict(info["reward_parts"])
         if not (ids or terminated):
-            parts["outcome"] = self._env.weights.failure
+            parts["outcome"] = self.env.weights.failure
         nearer = self._progress(before, over=not ids)
         if settings.progress_weight:
             parts["progress"] = nearer
@@ -92,7 +92,7 @@ class UserTalk:
 
     def _progress(self, before: float, *, over: bool) -> float:
         """How much nearer success has come, in units of reward."""
-        now = 0.0 if over else self._env.potential()
+        now = 0.0 if over else self.env.potential()
         return self._settings.progress_weight * (now - before)
 
     def _error_places(self, reply: SampledReply) -> list[int]:
@@ -100,7 +100,7 @@ class UserTalk:
         settings = self._settings
         if settings.credit != "token" or not settings.env_reward_weight:
             return []
-        places = self._env.error_places(reply.text[:MAX_REPLY_CHARS])[:MOST_ERRORS]
+        places = self.env.error_places(reply.text[:MAX_REPLY_CHARS])[:MOST_ERRORS]
 
         def said(tokens: int) -> int:
             ids = list(reply.ids[:tokens])
@@ -146,25 +146,39 @@ class SimulatedUsers:
 
     def open(self, update: int) -> Sequence[Talk]:
         """Let the users of an update speak first."""
+        talks: list[Talk] = []
+        for env in self.meet(update):
+            prompt = self.prompt(env)  # one object: conversations of one prompt share its pass
+            copies = [env, *(env.fork() for _ in range(self._settings.num_generations - 1))]
+            talks += [self.talk(copy, prompt) for copy in copies]
+        return talks
+
+    def meet(self, update: int) -> Sequence[DialogEnv]:
+        """The users of an update, who have spoken first."""
         settings = self._settings
         users = settings.batch_size // settings.num_generations
         first = settings.seed * _USERS + update * users
         domain = freshened(
             self._domain, self._chain, settings.fresh_names, np.random.default_rng(first)
         )
-        talks: list[Talk] = []
+        envs = []
         for seed in range(first, first + users):
-            prompt: TrainingPrompt | None = None
-            for _ in range(settings.num_generations):
-                env = DialogEnv(
-                    domain,
-                    split="train",
-                    max_turns=settings.max_turns,
-                    weights=self._weights,
-                )
-                env.reset(seed=seed)
-                if prompt is None:  # one object: conversations of one prompt share its pass
-                    ids = tuple(render_ids(self._tokenizer, env.messages))
-                    prompt = TrainingPrompt(messages=tuple(env.messages), ids=ids)
-                talks.append(UserTalk(env, prompt, self._tokenizer, settings, self._room))
-        return talks
+            env = DialogEnv(
+                domain, split="train", max_turns=settings.max_turns, weights=self._weights
+            )
+            env.reset(seed=seed)
+            envs.append(env)
+        return envs
+
+    def prompt(self, env: DialogEnv) -> TrainingPrompt:
+        """What stands before the next reply."""
+        ids = tuple(render_ids(self._tokenizer, env.messages))
+        return TrainingPrompt(messages=tuple(env.messages), ids=ids)
+
+    def talk(self, env: DialogEnv, prompt: TrainingPrompt) -> UserTalk:
+        """A conversation from its state on."""
+        return UserTalk(env, prompt, self._tokenizer, self._settings, self._room)
+
+    def fits(self, prompt: TrainingPrompt) -> bool:
+        """Whether a prompt is short enough to be answered."""
+        return len(prompt.ids) <= self._room

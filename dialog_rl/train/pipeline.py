@@ -38,7 +38,8 @@ from dialog_rl.registry import AdapterRegistry
 from dialog_rl.runs import Run, create_run, open_run, training_lock
 from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
-from dialog_rl.train.collect import Collector, LoggedPrompts, Talks
+from dialog_rl.train.branches import collector_for
+from dialog_rl.train.collect import LoggedPrompts, Talks
 from dialog_rl.train.compute import autocast_dtype, choose_dtype
 from dialog_rl.train.dialogues import SimulatedUsers
 from dialog_rl.train.judging import Judging
@@ -327,11 +328,11 @@ class _Work:
         )
 
     def _ppo(self, actor: Actor, reward: CompositeReward | None, talks: Talks) -> None:
-        """PPO, from its last checkpoint if there is one."""
+        """PPO, from its last checkpoint."""
         trainer = DialogPPOTrainer(
             actor=actor,
             tokenizer=self.policy.tokenizer,
-            collector=Collector(talks, self.sampler, reward, self.settings),
+            collector=collector_for(talks, self.sampler, reward, self.settings),
             settings=self.settings,
             folder=self.run.path / "checkpoints",
             callbacks=[RunCallback(self.run, self.settings, self.stage)],

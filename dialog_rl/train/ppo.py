@@ -18,7 +18,7 @@ a critic. Run by ``dialog-rl train``.
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,6 @@ from dialog_rl.train.checkpoints import (
     optimizer_tensors,
     save_checkpoint,
 )
-from dialog_rl.train.collect import Collector
 from dialog_rl.train.guards import (
     FLAT_UPDATES,
     MIN_SPREAD,
@@ -83,7 +82,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         *,
         actor: Actor,
         tokenizer: PreTrainedTokenizerBase,
-        collector: Collector,
+        collector: Callable[[int, nn.Module], Sequence[Episode | None]],
         settings: TrainSettings,
         folder: Path,
         callbacks: list[TrainerCallback] | None = None,
@@ -93,7 +92,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         Args:
             actor: policy, reference and critic.
             tokenizer: the base model's.
-            collector: samples and scores the episodes of an update.
+            collector: samples and scores the episodes of an update, given its number and the
+                decoder.
             settings: hyper-parameters.
             folder: for checkpoints.
             callbacks: further transformers callbacks.

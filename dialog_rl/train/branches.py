@@ -1,0 +1,133 @@
+"""Several replies to every turn of a simulated conversation, judged by what came of each at once.
+
+``dialog-rl train --env concierge --credit branch``. At each turn ``num_generations`` replies are
+drawn to the same state and a copy of the user hears each. A reply is paid
+
+    progress_weight * (share of what was wanted that it settled)
+    - turn_cost - grounding_cost * (wrong facts) - 0.2 if it brought the user no further
+
+They are compared with one another, so that a reply's credit holds nothing of the turns before or
+after it; the best of them is said, and the conversation goes on from there. Source: the vine
+estimator (Schulman et al. 2015, TRPO, section 5.2), with what a turn settles in place of the rest
+of the conversation. That is nearsighted, so what it counts must not pay for holding back: the
+environment's own potential, which falls by half at the first wrong fact, did (docs/decisions.md).
+
+Every update holds its own conversations from beginning to end: the same number gives the same ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from dialog_rl.config import TrainSettings
+from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
+from dialog_rl.rollout import Episode, SampledReply, Sampler, TrainingPrompt, sampling_seeds
+from dialog_rl.train.collect import Answer, Collector, Talks
+from dialog_rl.train.dialogues import SimulatedUsers
+from reward_models.composite import CompositeReward
+
+IDLE = 0.2
+"""What a reply costs that brought the user no further: patience."""
+_STRIDE = 2**40
+"""Sampling seeds of one turn lie this far from the next one's."""
+
+
+@dataclass
+class _Branch:
+    """A reply to a state, and the user after it."""
+
+    env: DialogEnv
+    prompt: TrainingPrompt
+    reply: SampledReply
+    score: float
+    parts: dict[str, float | None]
+    figures: dict[str, float]
+    goes_on: bool
+    """The user waits for another reply."""
+
+
+@dataclass(frozen=True)
+class BranchCollector:
+    """Holds the conversations of an update with several replies to every turn."""
+
+    users: SimulatedUsers
+    collector: Collector
+    """Its sampler draws the replies, its rewards of the text are added."""
+
+    def __call__(self, update: int, decoder: nn.Module) -> list[Episode | None]:
+        """Return one episode of one turn for every reply; None where a reward was not finite.
+
+        Args:
+            update: counts from 0; the same number gives the same conversations.
+            decoder: the policy as a module to sample from.
+        """
+        settings, sampler = self.collector.settings, self.collector.sampler
+        each = settings.num_generations
+        live, branches = list(self.users.meet(update)), list[_Branch]()
+        first = sampling_seeds(update * settings.batch_size, settings.batch_size, settings.seed)
+        turn = 0
+        while live:
+            groups = self._branched(live, sampler, decoder, [s + _STRIDE * turn for s in first])
+            branches += [branch for group in groups for branch in group]
+            best = [max(group, key=lambda branch: branch.score) for group in groups]
+            live = [branch.env for branch in best if branch.goes_on]
+            turn += 1
+        assert len(branches) % each == 0
+        turns = self.collector.scored(
+            [[(b.reply, Answer(parts=b.parts, score=b.score))] for b in branches],
+            [[branch.prompt.messages] for branch in branches],
+            [branch.prompt.columns for branch in branches],
+        )
+        return [
+            None
+            if made is None
+            else Episode(prompt=branch.prompt, turns=made, figures=branch.figures)
+            for branch, made in zip(branches, turns, strict=True)
+        ]
+
+    def _branched(
+        self, live: Sequence[DialogEnv], sampler: Sampler, decoder: nn.Module, seeds: list[int]
+    ) -> list[list[_Branch]]:
+        """Several replies to each conversation that waits for one."""
+        each = self.collector.settings.num_generations
+        prompts = [self.users.prompt(env) for env in live]
+        asked = [prompt.ids for prompt in prompts for _ in range(each)]
+        replies = sampler(asked, seeds[: len(asked)], decoder)
+        return [
+            [self._heard(env.fork(), prompt, reply) for reply in replies[n * each : (n + 1) * each]]
+            for n, (env, prompt) in enumerate(zip(live, prompts, strict=True))
+        ]
+
+    def _heard(self, env: DialogEnv, prompt: TrainingPrompt, reply: SampledReply) -> _Branch:
+        """Say a reply to a copy of the user."""
+        settings, before = self.collector.settings, env.user.settled()
+        _, _, terminated, truncated, info = env.step(reply.text[:MAX_REPLY_CHARS])
+        parts: dict[str, float | None] = {
+            "env_turn": info["reward_parts"]["turn"],
+            "env_grounding": info["reward_parts"]["grounding"],
+            "env_progress": settings.progress_weight * (env.user.settled() - before),
+            "env_idle": 0.0 if info["helped"] or terminated else -IDLE,
+        }
+        return _Branch(
+            env=env,
+            prompt=prompt,
+            reply=reply,
+            score=settings.env_reward_weight * sum(part or 0.0 for part in parts.values()),
+            parts=parts,
+            figures={
+                "success": float(info["success"]),
+                "grounding_errors": float(info["grounding_errors"]),
+            },
+            goes_on=not (terminated or truncated) and self.users.fits(self.users.prompt(env)),
+        )
+
+
+def collector_for(
+    talks: Talks, sampler: Sampler, reward: CompositeReward | None, settings: TrainSettings
+) -> Collector | BranchCollector:
+    """What holds the conversations of an update, by ``settings.credit``."""
+    collector = Collector(talks, sampler, reward, settings)
+    if settings.credit == "branch" and isinstance(talks, SimulatedUsers):
+        return BranchCollector(talks, collector)
+    return collector
