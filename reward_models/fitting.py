@@ -40,8 +40,10 @@ START: Strengths = {
     "answers": 0.3,
 }
 """Measured on simulated raters (docs/decisions.md); only their common factor is learned."""
-FACTORS = {k / 2: math.exp(-0.5 * (k / 2) ** 2) for k in range(-4, 5)}
-"""Log2 of that factor, from a quarter to four -> weight before anything is known (log-normal)."""
+FACTORS = {k / 2: math.exp(-0.5 * (k / 2) ** 2) for k in range(-4, 1)}
+"""Log2 of that factor -> weight before anything is known (the lower half of a log-normal).
+
+Never above one: people agree with themselves less than simulated raters do."""
 
 
 @dataclass
@@ -136,9 +138,9 @@ def weigh(
 ) -> Strengths:
     """Find how strongly the features speak by the evidence of the judgements.
 
-    One factor for all blocks, the posterior mean of its logarithm: people who agree with themselves
-    let features speak up, noisy ones hush them. A search over each block on its own overfitted
-    (docs/decisions.md).
+    One factor for all blocks, the posterior mean of its logarithm: the noisier people rate, the
+    less features say. A search over each block on its own overfitted, and so did factors above one:
+    votes that agree about the same few replies are no proof of the features (docs/decisions.md).
 
     Args:
         parts: Kernel of each block over the judgements, shape (N, N) each.

@@ -31,7 +31,7 @@ def test_votes_that_follow_a_taste_let_the_features_speak_and_coins_hush_them():
         replace(j, completion=j.other or "", other=j.completion) if rng.random() < 0.5 else j
         for j in votes
     ]
-    assert factor(votes) > 1.0 > 0.6 > factor(coins)
+    assert 1.0 >= factor(votes) > 0.9 > 0.6 > factor(coins)
 
 
 def test_the_factor_is_the_posterior_mean_over_a_log_normal_prior():
@@ -39,7 +39,7 @@ def test_the_factor_is_the_posterior_mean_over_a_log_normal_prior():
     evidence = prepared.evidence
     rating, parts = how_they_rate(prepared.blocks, evidence, SETTINGS)
     mass, total = 0.0, 0.0
-    for step in range(-4, 5):
+    for step in range(-4, 1):
         strengths = {name: START[name] * 2 ** (step / 2) for name in parts}
         found = log_evidence(combine(parts, strengths), evidence, rating)
         weight = math.exp(found + 40.0 - (step / 2) ** 2 / 2)
