@@ -66,7 +66,8 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "ppo": Method(title="PPO, credit by turn", flags=("--algo", "ppo")),
+    "ppo": Method(title="PPO, credit by turn", flags=("--algo", "ppo", "--credit", "turn")),
+    "ppo_branch": Method(title="PPO, several replies to every turn", flags=("--algo", "ppo")),
     "ppo_scalar": Method(
         title="PPO, one scalar a conversation", flags=("--algo", "ppo", "--credit", "dialogue")
     ),

@@ -109,7 +109,8 @@ def train(
     """
     asked = given(TrainSettings)
     if flags["env"] is not None:
-        defaults = env_defaults(flags["env"])
+        credit = flags["credit"] if "credit" in asked else None
+        defaults = env_defaults(flags["env"], algo=flags["algo"], credit=credit)
         flags |= {name: value for name, value in defaults.items() if name not in asked}
     settings = build(TrainSettings, flags)
     if resume and asked:

@@ -453,7 +453,8 @@ class TrainSettings:
             env: the domain of simulated users, or a task.
             given: other fields.
         """
-        return cls(**{**env_defaults(env), **given, "env": env})
+        usual = env_defaults(env, algo=given.get("algo", "ppo"), credit=given.get("credit"))
+        return cls(**{**usual, **given, "env": env})
 
     def num_total_batches(self) -> int:
         """PPO updates that ``total_episodes`` takes, the last batch full."""
@@ -497,11 +498,24 @@ TASK_REWARD: dict[TaskEnvName, str] = {
 """The reward that each task of one turn is trained and judged by unless others are named."""
 
 
-def env_defaults(env: str) -> dict[str, Any]:
+BRANCH_DEFAULTS: dict[str, Any] = {
+    "credit": "branch",
+    "num_generations": 8,
+    "progress_weight": 1.5,
+    "kl_target": 4.0,
+}
+"""What PPO with simulated users starts from beside those, unless asked for another credit."""
+
+
+def env_defaults(
+    env: str, *, algo: Algo = "ppo", credit: CreditChoice | None = None
+) -> dict[str, Any]:
     """Where training in an environment starts from other values than training on ratings.
 
     Args:
         env: a domain of simulated users, or a task of one turn.
+        algo: what is trained with.
+        credit: what was asked for, if anything.
     """
     for task, reward in TASK_REWARD.items():
         if env == task:
@@ -514,7 +528,8 @@ def env_defaults(env: str) -> dict[str, Any]:
                 "kl_coef": 0.05,
                 "kl_target": 2.5,
             }
-    return dict(ENV_DEFAULTS)
+    branches = algo == "ppo" and credit in (None, "branch")
+    return {**ENV_DEFAULTS, **(BRANCH_DEFAULTS if branches else {})}
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

@@ -179,15 +179,10 @@ class Collector:
         asked: Sequence[Sequence[Sequence[Message]]],
         columns: Sequence[Mapping[str, Any]],
     ) -> list[tuple[Turn, ...] | None]:
-        """Put the rewards of the text beside those of the other side.
+        """Put the rewards of the text beside those of the other side; None as in __call__.
 
-        Args:
-            heard: replies of each conversation and what came of them.
-            asked: what stood before each reply.
-            columns: what rewards read beside the text, of each conversation.
-
-        Returns:
-            The turns of each conversation; None for one that cannot be learned from.
+        For each conversation: replies with what came of them, what stood before each, and what
+        rewards read beside the text.
         """
         turns = [[_turn(*pair) for pair in own] for own in heard]
         given = [[answer.score for _, answer in own] for own in heard]

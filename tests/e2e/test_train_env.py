@@ -64,9 +64,9 @@ def test_the_bundled_model_trains_with_simulated_users_and_is_judged_on_unseen_o
     assert {
         "rewards/env_turn/mean",
         "rewards/env_grounding/mean",
-        "rewards/env_outcome/mean",
+        "rewards/env_progress/mean",
+        "rewards/env_idle/mean",
         "dialogues/success",
-        "dialogues/turns",
         "objective/kl",
     } <= set(records[0])
     verdict = json.loads((result.folder / "verdict.json").read_text())
@@ -156,6 +156,10 @@ def test_settings_for_simulated_users_need_no_ratings_and_can_be_changed():
     assert settings.learned_reward_weight == 0
     assert settings.reward_funcs == ()
     assert not settings.sft
+    assert (settings.credit, settings.num_generations) == ("branch", 8)
+    by_turn = TrainSettings.with_env("concierge", credit="turn")
+    assert (by_turn.num_generations, by_turn.progress_weight) == (4, 0.0)
+    assert TrainSettings.with_env("concierge", algo="grpo").credit == "turn"
     mixed = TrainSettings.with_env("concierge", reward_funcs=("length",), learned_reward_weight=2.0)
     assert mixed.rule_weights() == {"length": 1.0}
     assert mixed.max_seconds == ENV_DEFAULTS["max_seconds"]

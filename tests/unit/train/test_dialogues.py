@@ -27,6 +27,7 @@ SMALL = {
     "total_episodes": 32,
     "batch_size": 8,
     "num_generations": 2,
+    "credit": "turn",
     "num_mini_batches": 2,
     "num_ppo_epochs": 2,
     "response_length": 5,

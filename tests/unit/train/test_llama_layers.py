@@ -75,14 +75,15 @@ def scored(actor, p):
 )
 def test_log_probabilities_and_gradients_are_those_of_transformers(kind, changes, layers):
     actor, p = actor_of(build(kind, **changes), layers), a_pass()
-    assert actor._layers is not None
+    assert actor.layers is not None
     ours, gradients = scored(actor, p)
-    actor._layers = None
+    actor.layers = None
     theirs, expected = scored(actor, p)
     assert torch.allclose(ours.logprobs, theirs.logprobs, atol=2e-5)
     assert torch.allclose(ours.values, theirs.values, atol=2e-5)
     for mine, other in zip(gradients, expected, strict=True):
-        assert torch.allclose(mine, other, atol=2e-4 * float(other.abs().max()) + 1e-6)
+        # Both round; without AVX-512 they differ by up to 3e-4. A wrong term shows as 0.1.
+        assert torch.allclose(mine, other, atol=1e-3 * float(other.abs().max()) + 1e-6)
 
 
 def test_bfloat16_passes_are_no_rougher_than_autocast_over_transformers():
@@ -91,7 +92,7 @@ def test_bfloat16_passes_are_no_rougher_than_autocast_over_transformers():
     for own in (True, False):
         actor = actor_of(build(LlamaConfig), "top_half", autocast_dtype=torch.bfloat16)
         if not own:
-            actor._layers = None
+            actor.layers = None
         rough, bent = scored(actor, p)
         gap = (rough.logprobs - exact.logprobs).detach().abs().mean()
         turn = sum((a - b).square().sum() for a, b in zip(slopes, bent, strict=True)).sqrt()
@@ -117,8 +118,8 @@ def test_other_shapes_are_left_to_transformers():
     for kind in (MistralConfig, LlamaConfig):
         model = build(kind, hidden_act="gelu" if kind is LlamaConfig else "silu")
         actor = actor_of(model, "top_half")
-        assert not LlamaLayers.supports(actor._backbone)
-        assert actor._layers is None
+        assert not LlamaLayers.supports(actor.backbone)
+        assert actor.layers is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
