@@ -82,6 +82,10 @@ class Plan:
         )
 
 
+STATES = 4
+"""Turns of a conversation with the bundled model, about; with credit branch each is a row."""
+
+
 def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None = None) -> Plan:
     """Predict a run's memory and count its steps; nothing is trained or written.
 
@@ -245,10 +249,12 @@ def workload(
         max(1, episodes_per_pass(settings, at_once, cores) // group) * cores,
         per_batch,
     )
-    row = prompts[0] + group * reply
+    row, states = prompts[0] + group * reply, 1
     if settings.env is not None and settings.data is None:
         # Whole conversations, as long as the context allows.
-        prompts, row = [budget], budget + reply
+        branches = settings.credit == "branch"
+        prompts, row = [budget], budget + (group * reply if branches else reply)
+        states = STATES if branches else 1
         remarks = [f"conversations are assumed to fill the context of {budget} tokens"]
     decoding = cores if fast else 1
     longest = (prompts * -(-per_batch // len(prompts)))[:per_batch]
@@ -265,7 +271,7 @@ def workload(
         sample_slots=decode_slots(sampled, reply, decoding) if ppo else 0,
         learn_rows=rows if ppo else 0,
         learn_width=row,
-        learn_all=per_batch * row if ppo else 0,
+        learn_all=per_batch * states * row if ppo else 0,
         judge_slots=decode_slots(asked, answer, decoding),
         judge_tokens=sum(asked) + len(asked) * answer,
         judge_places=sum(len(render_reply_ids(tokenizer, j.completion)) for j in found.test),

@@ -170,6 +170,11 @@ def test_longer_replies_and_larger_batches_need_more(tmp_path):
     whole = TrainSettings.with_env("concierge", batch_size=16, num_mini_batches=4)
     said = plan(whole, home, model_name_or_path=model).summary()
     assert "conversations are assumed to fill the context of 768 tokens" in said
+    wide, narrow = (
+        plan(TrainSettings.with_env("concierge", credit=credit), home, model_name_or_path=model)
+        for credit in ("branch", "turn")
+    )  # a row of eight replies to one state, or of one conversation
+    assert wide.prediction.stages["ppo"]["passes"] > narrow.prediction.stages["ppo"]["passes"]
 
 
 def test_without_feedback_it_says_what_it_assumes(tmp_path):
