@@ -63,7 +63,6 @@ class BranchCollector:
             decoder: the policy as a module to sample from.
         """
         settings, sampler = self.collector.settings, self.collector.sampler
-        each = settings.num_generations
         live, branches = list(self.users.meet(update)), list[_Branch]()
         first = sampling_seeds(update * settings.batch_size, settings.batch_size, settings.seed)
         turn = 0
@@ -73,7 +72,6 @@ class BranchCollector:
             best = [max(group, key=lambda branch: branch.score) for group in groups]
             live = [branch.env for branch in best if branch.goes_on]
             turn += 1
-        assert len(branches) % each == 0
         turns = self.collector.scored(
             [[(b.reply, Answer(parts=b.parts, score=b.score))] for b in branches],
             [[branch.prompt.messages] for branch in branches],
@@ -89,14 +87,15 @@ class BranchCollector:
     def _branched(
         self, live: Sequence[DialogEnv], sampler: Sampler, decoder: nn.Module, seeds: list[int]
     ) -> list[list[_Branch]]:
-        """Several replies to each conversation that waits for one."""
+        """Several replies to each conversation that waits for one and has room for it."""
         each = self.collector.settings.num_generations
-        prompts = [self.users.prompt(env) for env in live]
-        asked = [prompt.ids for prompt in prompts for _ in range(each)]
+        states = [(env, self.users.prompt(env)) for env in live]
+        states = [(env, prompt) for env, prompt in states if self.users.fits(prompt)]
+        asked = [prompt.ids for _, prompt in states for _ in range(each)]
         replies = sampler(asked, seeds[: len(asked)], decoder)
         return [
             [self._heard(env.fork(), prompt, reply) for reply in replies[n * each : (n + 1) * each]]
-            for n, (env, prompt) in enumerate(zip(live, prompts, strict=True))
+            for n, (env, prompt) in enumerate(states)
         ]
 
     def _heard(self, env: DialogEnv, prompt: TrainingPrompt, reply: SampledReply) -> _Branch:
@@ -119,7 +118,7 @@ class BranchCollector:
                 "success": float(info["success"]),
                 "grounding_errors": float(info["grounding_errors"]),
             },
-            goes_on=not (terminated or truncated) and self.users.fits(self.users.prompt(env)),
+            goes_on=not (terminated or truncated),
         )
 
 

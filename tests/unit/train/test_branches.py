@@ -23,9 +23,9 @@ from tests.unit.train.test_ppo import Recorder, weights
 BRANCH = {"credit": "branch", "num_mini_batches": 1}
 
 
-def branches(policy, settings, sampler, reward=None):
-    collector = Collector(users_of(policy, settings), sampler, reward, settings)
-    return BranchCollector(users_of(policy, settings), collector)
+def branches(policy, settings, sampler, reward=None, **room):
+    users = users_of(policy, settings, **room)
+    return BranchCollector(users, Collector(users, sampler, reward, settings))
 
 
 def writes(policy, choices):
@@ -110,6 +110,20 @@ def test_an_update_holds_the_same_conversations_again_and_another_one_others():
     first, again = (run(3, policy.model) for run in runs)
     assert [e.turns for e in first] == [e.turns for e in again]
     assert first[0].prompt.ids != runs[0](4, policy.model)[0].prompt.ids
+
+
+def test_a_conversation_ends_where_the_next_prompt_would_be_too_long():
+    policy, settings = policy_of(), settings_of(**BRANCH)
+    sampler, _ = writes(policy, ["Which area?", "What price?"])
+    users = users_of(policy, settings)
+    room = max(len(users.prompt(env).ids) for env in users.meet(0))
+    free, bounded = (
+        branches(policy, settings, sampler, **limit)(0, policy.model)
+        for limit in ({}, {"room": room})
+    )
+    assert max(len(e.prompt.ids) for e in free) > room
+    assert max(len(e.prompt.ids) for e in bounded) == room
+    assert len(bounded) < len(free)
 
 
 def test_ppo_learns_on_branches_and_resumes_to_the_same_bytes(tmp_path):
