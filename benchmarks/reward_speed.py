@@ -11,6 +11,7 @@ time on two threads, the median of three for scoring. About 3 core-minutes.
 """
 
 import argparse
+import copy
 import random
 import statistics
 import tempfile
@@ -102,8 +103,9 @@ def trl_seconds(policy: Policy, judgements: Sequence[Judgement]) -> float:
         }
         for j in votes
     ]
-    model = LlamaForSequenceClassification._from_config(policy.model.config, num_labels=1)
-    model.config.pad_token_id = policy.tokenizer.pad_token_id
+    config = copy.deepcopy(policy.model.config)
+    config.num_labels, config.pad_token_id = 1, policy.tokenizer.pad_token_id
+    model = LlamaForSequenceClassification._from_config(config)
     with tempfile.TemporaryDirectory() as folder:
         trainer = RewardTrainer(
             model=model,
