@@ -23,17 +23,15 @@ from torch import nn
 from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
 from dialog_rl.rollout import Episode, SampledReply, Sampler, TrainingPrompt, sampling_seeds
-from dialog_rl.train.collect import Answer, Collector, Talks
+from dialog_rl.train.collect import TURN_STRIDE, Answer, Collector, Talks
 from dialog_rl.train.dialogues import SimulatedUsers
 from reward_models.composite import CompositeReward
 
 IDLE = 0.2
 """What a reply costs that brought the user no further: patience."""
-_STRIDE = 2**40
-"""Sampling seeds of one turn lie this far from the next one's."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Branch:
     """A reply to a state, and the user after it."""
 
@@ -67,7 +65,7 @@ class BranchCollector:
         first = sampling_seeds(update * settings.batch_size, settings.batch_size, settings.seed)
         turn = 0
         while live:
-            groups = self._branched(live, sampler, decoder, [s + _STRIDE * turn for s in first])
+            groups = self._branched(live, sampler, decoder, [s + TURN_STRIDE * turn for s in first])
             branches += [branch for group in groups for branch in group]
             best = [max(group, key=lambda branch: branch.score) for group in groups]
             live = [branch.env for branch in best if branch.goes_on]

@@ -23,7 +23,7 @@ from dialog_rl.rollout import (
 from reward_models.base import Message, assistant_message
 from reward_models.composite import TOTAL, CompositeReward
 
-_TURN_STRIDE = 2**40
+TURN_STRIDE = 2**40
 """Sampling seeds of one turn lie this far from the next one's; above any number of episodes."""
 
 
@@ -151,7 +151,7 @@ class Collector:
         seeds = sampling_seeds(update * size, size, self.settings.seed)
         live = list(range(size))
         while live:
-            now = [seeds[i] + _TURN_STRIDE * len(turns[i]) for i in live]
+            now = [seeds[i] + TURN_STRIDE * len(turns[i]) for i in live]
             prompts = [ids[i] for i in live]
             replies = (
                 self.sampler(prompts, now, decoder)

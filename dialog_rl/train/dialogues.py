@@ -46,30 +46,30 @@ class UserTalk:
             room: most tokens of a prompt.
         """
         self.prompt = prompt
-        self.env, self._tokenizer, self._settings = env, tokenizer, settings
+        self._env, self._tokenizer, self._settings = env, tokenizer, settings
         self._room, self._length = room, len(prompt.ids)
         self._figures = {"success": 0.0, "turns": 0.0, "grounding_errors": 0.0}
 
     @property
     def messages(self) -> Sequence[Message]:
         """The conversation so far."""
-        return self.env.messages
+        return self._env.messages
 
     def hear(self, reply: SampledReply) -> Answer:
         """Say the reply to the user; the reward is the environment's."""
-        settings, before = self._settings, self.env.potential()
+        settings, before = self._settings, self._env.potential()
         places = self._error_places(reply)
-        _, _, terminated, truncated, info = self.env.step(reply.text[:MAX_REPLY_CHARS])
+        _, _, terminated, truncated, info = self._env.step(reply.text[:MAX_REPLY_CHARS])
         ids: tuple[int, ...] = ()
         if not (terminated or truncated):
             ended = reply.finish_reason == "stop"
-            made = render_answer_ids(self._tokenizer, self.env.messages, ended=ended)
+            made = render_answer_ids(self._tokenizer, self._env.messages, ended=ended)
             self._length += len(reply.ids) + len(made)
             if self._length <= self._room:
                 ids = tuple(made)
         parts = dict(info["reward_parts"])
         if not (ids or terminated):
-            parts["outcome"] = self.env.weights.failure
+            parts["outcome"] = self._env.weights.failure
         nearer = self._progress(before, over=not ids)
         if settings.progress_weight:
             parts["progress"] = nearer
@@ -92,7 +92,7 @@ class UserTalk:
 
     def _progress(self, before: float, *, over: bool) -> float:
         """How much nearer success has come, in units of reward."""
-        now = 0.0 if over else self.env.potential()
+        now = 0.0 if over else self._env.potential()
         return self._settings.progress_weight * (now - before)
 
     def _error_places(self, reply: SampledReply) -> list[int]:
@@ -100,7 +100,7 @@ class UserTalk:
         settings = self._settings
         if settings.credit != "token" or not settings.env_reward_weight:
             return []
-        places = self.env.error_places(reply.text[:MAX_REPLY_CHARS])[:MOST_ERRORS]
+        places = self._env.error_places(reply.text[:MAX_REPLY_CHARS])[:MOST_ERRORS]
 
         def said(tokens: int) -> int:
             ids = list(reply.ids[:tokens])

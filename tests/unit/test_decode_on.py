@@ -65,4 +65,6 @@ def test_conversations_that_go_on_side_by_side_are_those_held_one_by_one(count):
 
 
 def test_nothing_asked_is_nothing_done():
-    decode_on(LlamaRunner(tiny_model()), [], PARAMS, END, lambda key, said: None)
+    heard_of = []
+    decode_on(LlamaRunner(tiny_model()), [], PARAMS, END, lambda key, said: heard_of.append(key))
+    assert heard_of == []
