@@ -62,7 +62,7 @@ def build_app(
         # The boundary to the outside: whatever went wrong is logged here and told in one line.
         try:
             return await call_next(request)
-        except Exception:
+        except Exception:  # boundary: one request's fault is not another's
             log.exception("%s %s failed", request.method, request.url.path)
             return JSONResponse({"error": "something went wrong here; the log says what"}, 500)
 

@@ -99,6 +99,37 @@ def transcripts(
     file.write_text("\n".join(lines), encoding="utf-8")
 
 
+def _row(figure: str, value: float, digits: int) -> ResultRow:
+    return ResultRow(figure=figure, value=round(value, digits), command=COMMAND)
+
+
+def _gains(
+    name: str,
+    reward: LearnedReward,
+    asked: Sequence[Judgement],
+    before: Sequence[DraftReply],
+    after: Sequence[DraftReply],
+) -> list[ResultRow]:
+    """What a reward model says of the replies before and after training."""
+    old, new = scores(reward, asked, before), scores(reward, asked, after)
+    gain = mean_interval(new - old, [j.group for j in asked])
+    print(f"{name}: {old.mean():+.3f} -> {new.mean():+.3f}, gain {gain}")
+    where = f"reward on {len(asked)} held-out contexts by {name}"
+    return [
+        _row(f"{where}, before", float(old.mean()), 3),
+        _row(f"{where}, after", float(new.mean()), 3),
+        ResultRow(
+            figure=f"gain in reward by {name}",
+            value=round(gain.value, 3),
+            low=round(gain.low, 3),
+            high=round(gain.high, 3),
+            bar="above 0",
+            met=gain.low > 0,
+            command=COMMAND,
+        ),
+    ]
+
+
 def run(file: Path, home: Path, contexts: int, flags: Sequence[str]) -> list[ResultRow]:
     """Import, train, answer, score."""
     if not (home / "feedback.db").exists():
@@ -132,58 +163,15 @@ def run(file: Path, home: Path, contexts: int, flags: Sequence[str]) -> list[Res
         ),
     ]
     if seconds > 1:  # not when an earlier call had trained already
-        rows.append(
-            ResultRow(
-                figure="seconds of `dialog-rl train` on the train split's thumbs",
-                value=round(seconds, 1),
-                command=COMMAND,
-            )
-        )
-    for name, reward in (
-        ("the run's reward model", own),
-        ("a reward model of the test split", second),
-    ):
-        old, new = scores(reward, asked, before), scores(reward, asked, after)
-        gain = mean_interval(new - old, [j.group for j in asked])
-        print(f"{name}: {old.mean():+.3f} -> {new.mean():+.3f}, gain {gain}")
-        rows += [
-            ResultRow(
-                figure=f"reward on {len(asked)} held-out contexts by {name}, before",
-                value=round(float(old.mean()), 3),
-                command=COMMAND,
-            ),
-            ResultRow(
-                figure=f"reward on {len(asked)} held-out contexts by {name}, after",
-                value=round(float(new.mean()), 3),
-                command=COMMAND,
-            ),
-            ResultRow(
-                figure=f"gain in reward by {name}",
-                value=round(gain.value, 3),
-                low=round(gain.low, 3),
-                high=round(gain.high, 3),
-                bar="above 0",
-                met=gain.low > 0,
-                command=COMMAND,
-            ),
-        ]
+        rows.append(_row("seconds of `dialog-rl train` on the train split's thumbs", seconds, 1))
+    rows += _gains("the run's reward model", own, asked, before, after)
+    rows += _gains("a reward model of the test split", second, asked, before, after)
     for name, replies in (("before", before), ("after", after)):
         words = [len(r.generation.text.split()) for r in replies]
-        rows.append(
-            ResultRow(
-                figure=f"reply length {name}, words",
-                value=round(float(np.mean(words)), 1),
-                command=COMMAND,
-            )
-        )
+        rows.append(_row(f"reply length {name}, words", float(np.mean(words)), 1))
     verdict = json.loads((run_folder / "verdict.json").read_text(encoding="utf-8"))
-    rows.append(
-        ResultRow(
-            figure="verdict against the bundled model",
-            value="ship" if verdict["ship"] else "do not ship",
-            command=COMMAND,
-        )
-    )
+    said = "ship" if verdict["ship"] else "do not ship"
+    rows.append(ResultRow(figure="verdict against the bundled model", value=said, command=COMMAND))
     return rows
 
 

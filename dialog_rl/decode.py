@@ -27,7 +27,7 @@ _TOP = 64
 _LEAST_ROWS = 8
 """Rows of a batch that is worth a thread of its own."""
 
-_LEAVE_AT = 0.75
+LEAVE_AT = 0.75
 """Ended rows leave the batch when at most this share of it is still going."""
 
 
@@ -212,7 +212,7 @@ def _decode_rows(
         if not going or step + 1 == limit:
             break
         # Leaving copies the cache of those who stay, so rows leave several at a time.
-        if len(going) <= _LEAVE_AT * len(rows):
+        if len(going) <= LEAVE_AT * len(rows):
             note(place for place, row in enumerate(rows) if row not in going)
             stay = torch.tensor([i for i, row in enumerate(rows) if row in going])
             runner.keep(cache, stay.to(logits.device))
@@ -273,115 +273,6 @@ class _PaddedCache:
     cache: Any
     mask: Tensor
     positions: Tensor
-
-
-class JoiningRunner(Runner, Protocol):
-    """A runner in whose batch a row that is done can make room for another prompt."""
-
-    def join(
-        self,
-        cache: Any,
-        places: Sequence[int],
-        prompts: Sequence[Sequence[int]],
-        known: Sequence[Known | None],
-    ) -> Tensor:
-        """Put prompts in place of k rows; return the logits [k, V] of each first new token."""
-        ...
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A prompt that wants a reply."""
-
-    key: int
-    """What the asker calls it."""
-    prompt: Sequence[int]
-    seed: int
-
-
-class Respond(Protocol):
-    """What comes of a reply."""
-
-    def __call__(self, key: int, said: Decoded) -> Ask | None:
-        """Return what is asked in its place, of the same conversation or another; or nothing."""
-        ...
-
-
-class _Row:
-    """A reply that is being drawn."""
-
-    def __init__(self, ask: Ask, limit: int) -> None:
-        self.ask, self._u = ask, uniforms(ask.seed, limit)
-        self.ids: list[int] = []
-        self.logprobs: list[float] = []
-
-    @property
-    def u(self) -> float:
-        """The number that draws the next token; the last one once there is none."""
-        return float(self._u[min(len(self.ids), len(self._u) - 1)])
-
-    @property
-    def read(self) -> tuple[int, ...]:
-        """What the runner has read of it: all but the last token drawn."""
-        return (*self.ask.prompt, *self.ids[:-1])
-
-
-@torch.inference_mode()
-def decode_on(
-    runner: JoiningRunner,
-    asks: Sequence[Ask],
-    params: SamplingParams,
-    end_ids: frozenset[int],
-    respond: Respond,
-) -> None:
-    """Decode prompts whose replies lead to further prompts, until nothing is asked any more.
-
-    As :func:`decode_batch`, but a row that is done does not wait for the others: once a quarter of
-    the batch has ended, what is asked next takes those places, and what they had read is kept.
-    """
-    if not asks:
-        return
-    limit = params.max_new_tokens
-    rows = [_Row(ask, limit) for ask in asks]
-    ended: dict[int, Ask | None] = {}
-
-    def draw(places: Sequence[int], logits: Tensor) -> Tensor:
-        u = torch.tensor([rows[place].u for place in places], dtype=torch.float64)
-        drawn, scores = sample_from_logits(logits, u, params.temperature, params.top_p)
-        for place, token, score in zip(places, drawn.tolist(), scores.tolist(), strict=True):
-            row = rows[place]
-            if place in ended:
-                continue
-            row.ids.append(token)
-            row.logprobs.append(score)
-            if token in end_ids or len(row.ids) == limit:
-                reason: FinishReason = "stop" if token in end_ids else "length"
-                said = Decoded(tuple(row.ids), tuple(row.logprobs), reason)
-                ended[place] = respond(row.ask.key, said)
-        return drawn
-
-    cache, logits = runner.start([ask.prompt for ask in asks], 2 * limit)
-    drawn = draw(range(len(rows)), logits)
-    while rows:
-        while ended and len(ended) >= (1 - _LEAVE_AT) * len(rows):
-            places = [place for place, ask in ended.items() if ask is not None]
-            next_asks = [ask for ask in ended.values() if ask is not None]
-            over = {place for place, ask in ended.items() if ask is None}
-            ended.clear()
-            if places:
-                known = [runner.remember(cache, place, rows[place].read) for place in places]
-                logits = runner.join(cache, places, [ask.prompt for ask in next_asks], known)
-                for place, ask in zip(places, next_asks, strict=True):
-                    rows[place] = _Row(ask, limit)
-                drawn[places] = draw(places, logits)
-            if over:
-                stay = [place for place in range(len(rows)) if place not in over]
-                runner.keep(cache, torch.tensor(stay, dtype=torch.long))
-                rows, drawn = [rows[place] for place in stay], drawn[stay]
-                moved = {place: k for k, place in enumerate(stay)}
-                ended = {moved[place]: ask for place, ask in ended.items()}
-        if rows:
-            drawn = draw(range(len(rows)), runner.step(cache, drawn))
 
 
 class TransformersRunner:

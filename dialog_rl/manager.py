@@ -12,7 +12,7 @@ from torch import nn
 from dialog_rl.candidates import Choice
 from dialog_rl.choosing import Chooser, Choosers, ChosenReply, candidate_seeds
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
-from dialog_rl.decode import Ask
+from dialog_rl.decode_on import Ask
 from dialog_rl.errors import DataError, PolicyError
 from dialog_rl.policy import Generation, Policy, TokenStream
 from dialog_rl.precision import Precision

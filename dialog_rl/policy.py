@@ -20,7 +20,8 @@ from torch import nn
 from dialog_rl.adapters import merge_adapter
 from dialog_rl.bundled import bundled_model_path
 from dialog_rl.conversation import BASE_VERSION, FinishReason, SamplingParams
-from dialog_rl.decode import Ask, Decoded, Runner, decode_batch, decode_on, decode_stream
+from dialog_rl.decode import Decoded, Runner, decode_batch, decode_stream
+from dialog_rl.decode_on import Ask, decode_on
 from dialog_rl.errors import PolicyError
 from dialog_rl.llama_runner import LlamaRunner
 from dialog_rl.precision import Precision, decode_dtype, make_runner

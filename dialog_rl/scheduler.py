@@ -126,7 +126,7 @@ class DecodeScheduler:
         except StopIteration:
             ticket.results.put(("end", None))
             return False
-        except Exception as error:
+        except Exception as error:  # boundary: it belongs to whoever waits for the item
             ticket.results.put(("error", error))
             return False
         ticket.results.put(("item", item))

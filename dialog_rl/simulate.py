@@ -38,6 +38,7 @@ from reward_models.base import Message
 if TYPE_CHECKING:
     from dialog_rl.manager import DialogManager
     from dialog_rl.precision import Precision
+    from dialog_rl.registry import AdapterRegistry
 
 SCRIPTED = "scripted"
 """The version that is no model; see ``dialog_rl.envs.acts``."""
@@ -384,25 +385,7 @@ def simulate(
 
     registry = AdapterRegistry(home)
     versions = settings.version or (registry.current(),)
-    folders = {v: registry.path(v) for v in versions if v not in (BASE_VERSION, SCRIPTED)}
-    manager = None
-    if any(version != SCRIPTED for version in versions):
-        from dialog_rl.choosing import choosers
-        from dialog_rl.manager import DialogManager
-        from dialog_rl.policy import Policy
-
-        policy = Policy.load(model_name_or_path, num_threads=settings.num_threads)
-        for version, folder in folders.items():
-            policy.add_version(version, folder)
-        manager = DialogManager(policy, params=settings.sampling())
-        manager.choosers = choosers(
-            settings.decode,
-            settings.candidates,
-            policy=policy,
-            home=home,
-            registry=registry,
-            versions=[version for version in versions if version != SCRIPTED],
-        )
+    manager = _manager(settings, home, registry, model_name_or_path, versions)
     voices = make_voices(
         domain, settings.user, logs, _user_model(settings) if settings.user == "llm" else None
     )
@@ -436,6 +419,37 @@ def simulate(
         seconds=time.monotonic() - began,
         fidelity={} if real is None else _fidelity(domain, settings, real, episodes),
     )
+
+
+def _manager(
+    settings: SimulateSettings,
+    home: Path,
+    registry: "AdapterRegistry",
+    model_name_or_path: str | None,
+    versions: Sequence[str],
+) -> "DialogManager | None":
+    """The model with the versions that talk; None if only the script does."""
+    adapted = [version for version in versions if version not in (BASE_VERSION, SCRIPTED)]
+    folders = {version: registry.path(version) for version in adapted}
+    if all(version == SCRIPTED for version in versions):
+        return None
+    from dialog_rl.choosing import choosers
+    from dialog_rl.manager import DialogManager
+    from dialog_rl.policy import Policy
+
+    policy = Policy.load(model_name_or_path, num_threads=settings.num_threads)
+    for version, folder in folders.items():
+        policy.add_version(version, folder)
+    manager = DialogManager(policy, params=settings.sampling())
+    manager.choosers = choosers(
+        settings.decode,
+        settings.candidates,
+        policy=policy,
+        home=home,
+        registry=registry,
+        versions=[version for version in versions if version != SCRIPTED],
+    )
+    return manager
 
 
 def _user_model(settings: SimulateSettings) -> Generate:

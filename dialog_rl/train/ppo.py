@@ -7,7 +7,8 @@
         log-probabilities and values of the sampled tokens, under policy and reference: a dialogue
             is one sequence, one forward pass scores all its turns
         reward per token = -kl_coef * KL, plus each turn's score on its end token;  GAE;  whiten
-        num_ppo_epochs passes of num_mini_batches optimizer steps on the clipped losses
+        num_ppo_epochs passes of num_mini_batches optimizer steps on the clipped losses, over the
+            prompts whose replies were not all paid the same (Yu et al. 2025, arXiv 2503.14476)
 
 A subclass of TRL 1.12's ``PPOTrainer``: its configuration, callbacks, accelerate preparation and
 metric names stay. Its loop is replaced, and with it: four models by one base (see ``actor.py``),
@@ -70,6 +71,8 @@ from reward_models.side_by_side import side_by_side
 
 LEAST_PER_PASS = 4
 """Episodes in a pass, where there are as many: fewer make the products small."""
+NO_REWARD = 1e-6
+"""Below it, in spreads, a reply was paid what its siblings were, but for rounding."""
 IMPORTANCE_CAP = 2.0
 """Truncation of the weight that corrects for sampling in lower precision than training."""
 
@@ -258,10 +261,18 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
     def improve(self, batch: Batch, scores: Scores) -> dict[str, float]:
         """Credit the tokens and take the optimizer steps of one update."""
         settings, mask = self.settings, batch.mask
-        rewards = token_rewards(self._turn_scores(batch), scores.kl, self.controller.coef, mask)
+        earned = token_rewards(self._turn_scores(batch), torch.zeros_like(scores.kl), 0.0, mask)
         if settings.credit == "token":
             marks = [turn.marks for turn in batch.turns]
-            rewards = rewards + moved_rewards(mask, marks, scale=1 / self.progress.score_std)
+            earned = earned + moved_rewards(mask, marks, scale=1 / self.progress.score_std)
+        rewards = earned - self.controller.coef * scores.kl
+        told = earned.abs().amax(dim=1) > NO_REWARD  # nothing else moves the policy anywhere
+        passes = torch.tensor([bool(told[p.episodes].any()) for p in batch.passes]).nonzero()[:, 0]
+        if len(passes) < settings.num_mini_batches:
+            passes = torch.arange(len(batch.passes))
+        read = torch.zeros_like(told).index_fill_(
+            0, torch.cat([batch.passes[m].episodes for m in passes.tolist()]), True
+        )
         if settings.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
         by_turn = settings.credit != "dialogue"
@@ -275,14 +286,14 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             turn_lam=settings.turn_lam if by_turn else settings.lam,
         )
         weight = (scores.logprobs - batch.sampled_logprobs).exp().clamp(max=IMPORTANCE_CAP)
-        advantages = whiten(advantages, mask) * weight
+        advantages = whiten(advantages, mask & read[:, None]) * weight
         totals: defaultdict[str, float] = defaultdict(float)
         steps = 0
         for epoch in range(settings.num_ppo_epochs):
             generator = torch.Generator().manual_seed(
                 (settings.seed * 1_000_003 + self.progress.update) * 101 + epoch
             )
-            order = torch.randperm(len(batch.passes), generator=generator)
+            order = passes[torch.randperm(len(passes), generator=generator)]
             for group in order.tensor_split(settings.num_mini_batches):
                 if len(group):
                     steps += 1
@@ -290,19 +301,14 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
                     for name, value in step.items():
                         totals[name] += value
         self.lr_scheduler.step()
-        error = torch.where(mask, returns - scores.values, torch.zeros_like(returns))
         figures = {name: value / steps for name, value in totals.items()}
-        spread = float(returns[mask].var()) + 1e-8
-        figures["val/explained_variance"] = 1 - float(error[mask].var()) / spread
+        error, spread = (returns - scores.values)[mask], float(returns[mask].var()) + 1e-8
+        figures["val/explained_variance"] = 1 - float(error.var()) / spread
+        figures["frac_reward_zero_std"] = 1 - float(told.float().mean())
         return figures
 
     def _step(
-        self,
-        batch: Batch,
-        scores: Scores,
-        group: Sequence[int],
-        advantages: Tensor,
-        returns: Tensor,
+        self, batch: Batch, scores: Scores, group: list[int], advantages: Tensor, returns: Tensor
     ) -> dict[str, float]:
         """One optimizer step on the passes ``group``; the mean is over all their tokens."""
         count = sum(len(batch.passes[m].targets) for m in group)

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from dialog_rl.conversation import SamplingParams
-from dialog_rl.decode import Ask, decode_batch, decode_on
+from dialog_rl.decode import decode_batch
+from dialog_rl.decode_on import Ask, decode_on
 from dialog_rl.llama_runner import LlamaRunner
 from tests.fakes import tiny_model
 

@@ -202,15 +202,21 @@ def test_a_daemon_that_left_its_session_is_killed(walls: str) -> None:
 
 @pytest.mark.parametrize("walls", SETS)
 def test_no_other_process_can_be_killed(walls: str) -> None:
+    bystander = subprocess.Popen(["sleep", "600"])
     program = f"""
         import os
-        for pid in (os.getppid(), {os.getpid()}, -1, 1):
+        for pid in (os.getppid(), {os.getpid()}, {bystander.pid}, -1, 1):
             try: os.kill(pid, 9)
             except OSError: pass
         def f(): return 1
     """
     # Alone in its namespace it kills nobody; -1 spares the caller. The run may end with 1 or 0.
-    attack(program, walls=walls)
+    try:
+        attack(program, walls=walls)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
 
 
 @pytest.mark.parametrize("walls", ["all", "without namespaces"])
