@@ -32,7 +32,7 @@ from dialog_rl.process import settle
 from dialog_rl.reward.commands import reward
 
 if TYPE_CHECKING:
-    from dialog_rl.simulate import Simulation
+    from dialog_rl.simulation import Simulation
     from dialog_rl.task_trial import Trial
 
 EXIT_ERROR, EXIT_NO_SHIP, EXIT_USAGE = 1, 2, 3

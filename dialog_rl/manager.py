@@ -14,8 +14,9 @@ from dialog_rl.choosing import Chooser, Choosers, ChosenReply, candidate_seeds
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.decode_on import Ask
 from dialog_rl.errors import DataError, PolicyError
-from dialog_rl.policy import Generation, Policy, TokenStream
+from dialog_rl.policy import Policy
 from dialog_rl.precision import Precision
+from dialog_rl.token_stream import Generation, TokenStream
 from reward_models.base import Message
 from reward_models.chat_template import render_ids
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from dialog_rl.candidates import CandidateReader, Choice
 from dialog_rl.choosing import candidate_seeds
-from dialog_rl.policy import Generation
 from dialog_rl.rollout import Sampler, sampling_seeds
+from dialog_rl.token_stream import Generation
 from dialog_rl.train.replay import SeenTurn
 from dialog_rl.train.run_data import Examples, RunData
 from reward_models.base import Message, assistant_message

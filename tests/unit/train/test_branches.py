@@ -9,7 +9,7 @@ from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import DialogEnv
 from dialog_rl.errors import ConfigError
 from dialog_rl.idle_settings import refuse_idle
-from dialog_rl.policy import Generation
+from dialog_rl.token_stream import Generation
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.branches import BranchCollector
 from dialog_rl.train.collect import Collector

@@ -9,8 +9,9 @@ from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import DialogEnv
 from dialog_rl.envs.domain import load_domain
 from dialog_rl.errors import PolicyError
-from dialog_rl.policy import Generation, Policy
+from dialog_rl.policy import Policy
 from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
+from dialog_rl.token_stream import Generation
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector
 from dialog_rl.train.dialogues import SimulatedUsers
