@@ -82,9 +82,9 @@ def episodes(dialogues: int, turns: int, seed: int, *, whole: bool) -> list[Any]
 
 def run_ours(dialogues: int, turns: int, updates: int, *, whole: bool) -> list[float]:
     """Seconds of each update of our trainer on ready-made replies."""
-    from dialog_rl.config import TrainSettings
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.ppo import DialogPPOTrainer
+    from dialog_rl.train_settings import TrainSettings
 
     model, tokenizer = base(SHAPE)
     count = dialogues if whole else dialogues * turns

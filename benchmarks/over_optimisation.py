@@ -33,7 +33,6 @@ from safetensors.torch import load_file
 from benchmarks import loop
 from benchmarks.learning import slug
 from benchmarks.results import PAGE, ResultRow, write_results
-from dialog_rl.config import TrainSettings
 from dialog_rl.conversation import BASE_VERSION
 from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Policy
@@ -43,6 +42,7 @@ from dialog_rl.registry import AdapterRegistry
 from dialog_rl.runs import open_run
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.reward import REWARD_FOLDER
+from dialog_rl.train_settings import TrainSettings
 from reward_models.encoder import Backbone
 from reward_models.learned import LearnedReward
 

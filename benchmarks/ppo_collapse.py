@@ -16,11 +16,11 @@ from pathlib import Path
 
 from benchmarks.ppo_runs import SETTINGS, WAYS, ours, prompt_pool
 from benchmarks.results import ResultRow, write_results
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
 from dialog_rl.preferences import polite
 from dialog_rl.train.checkpoints import load_checkpoint
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import RewardFunction
 
 REWARDS: Mapping[str, RewardFunction] = {

@@ -229,13 +229,13 @@ def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
 
 def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:
     """Seconds of each update of our trainer, and MB held before."""
-    from dialog_rl.config import TrainSettings
     from dialog_rl.policy import Policy
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.reward import build_reward
+    from dialog_rl.train_settings import TrainSettings
 
     before = peak_mb()
     model, tokenizer = base(shape)

@@ -140,12 +140,12 @@ def run_trl(shape: Shape, updates: int, device: str, *, best: bool) -> dict[str,
 
 def run_ours(shape: Shape, updates: int, device: str) -> dict[str, Any]:
     """Seconds of each update of our trainer, and of its decoding and training alone."""
-    from dialog_rl.config import TrainSettings
     from dialog_rl.policy import Policy
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.reward import build_reward
+    from dialog_rl.train_settings import TrainSettings
 
     model = model_of(shape, "Qwen2ForCausalLM", device)
     policy = Policy(model, tokenizer_of(model.config.vocab_size), name="benchmark")

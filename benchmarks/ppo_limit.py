@@ -43,7 +43,6 @@ from torch.nn.functional import linear
 from benchmarks.ppo_engine import base, prompts
 from benchmarks.ppo_shapes import SHAPES, Shape
 from benchmarks.results import ResultRow, write_results
-from dialog_rl.config import TrainSettings
 from dialog_rl.packed import packed_product
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import Batch
@@ -51,6 +50,7 @@ from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.compute import autocast_dtype
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
 
 STAGES = ("sample", "score", "improve")

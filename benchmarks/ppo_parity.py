@@ -45,12 +45,12 @@ from torch import Tensor
 
 from benchmarks.ppo_trl import trl_trainer
 from benchmarks.results import ResultRow, write_results
-from dialog_rl.config import TrainSettings
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import Batch, Episode, TrainingPrompt
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Message
 from reward_models.chat_template import render_ids
 from reward_models.composite import CompositeReward

@@ -19,7 +19,8 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from benchmarks.loop import load_json, once
-from dialog_rl.config import Dtype, LayerChoice, TrainSettings
+from dialog_rl.config import Dtype
+from dialog_rl.train_settings import LayerChoice, TrainSettings
 
 PREFERENCE = "polite"
 UNSEEN = 100

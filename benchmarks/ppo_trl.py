@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, PrinterCal
 from transformers.utils import ModelOutput
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import RewardFunction, assistant_message
 
 

@@ -31,10 +31,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks import loop
 from benchmarks.results import ResultRow, write_results
 from benchmarks.tasks_made import MADE, spoilt
-from dialog_rl.config import TASK_REWARD, TaskEnvName
+from dialog_rl.config import TaskEnvName
 from dialog_rl.corpus_files import write_lines
 from dialog_rl.evaluate import mean_interval
 from dialog_rl.tasks import TASK_KINDS, Task, read_tasks, split_tasks
+from dialog_rl.train_settings import TASK_REWARD
 from reward_models.chat_template import render_ids, render_reply_ids
 
 COMMAND = "python -m benchmarks.tasks_learning"

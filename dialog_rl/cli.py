@@ -16,20 +16,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dialog_rl import __version__
-from dialog_rl.config import (
-    ALGOS,
-    TASK_ENVS,
-    ChatSettings,
-    GateSettings,
-    SimulateSettings,
-    TrainSettings,
-    env_defaults,
-)
+from dialog_rl.config import TASK_ENVS, ChatSettings, GateSettings, SimulateSettings
 from dialog_rl.errors import ConfigError, DialogRLError
 from dialog_rl.idle_settings import ENV_ONLY, refuse_idle, refuse_idle_candidates
 from dialog_rl.options import build, given, home_option, options
 from dialog_rl.process import settle
 from dialog_rl.reward.commands import reward
+from dialog_rl.train_settings import ALGOS, TrainSettings, env_defaults
 
 if TYPE_CHECKING:
     from dialog_rl.simulation import Simulation

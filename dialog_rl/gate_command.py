@@ -145,9 +145,9 @@ def _held_out_tasks(env: str, data: str, trained: dict[str, Any], most: int) -> 
         trained: settings of the candidate's run; empty if it comes from elsewhere.
         most: tasks to ask at most.
     """
-    from dialog_rl.config import TrainSettings
     from dialog_rl.task_gate import HeldOutTasks
     from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
+    from dialog_rl.train_settings import TrainSettings
 
     usual = TrainSettings.with_env(env, data=data)
     own = trained if trained.get("env") == env else {}

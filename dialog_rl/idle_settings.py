@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
-from dialog_rl.config import ALGOS, TASK_ENVS, Algo, CreditChoice, Decode
+from dialog_rl.config import TASK_ENVS, Decode
 from dialog_rl.errors import ConfigError
+from dialog_rl.train_settings import ALGOS, Algo, CreditChoice
 
 _CLIMBS: frozenset[Algo] = frozenset({"ppo", "grpo", "rloo"})
 _REWARDED: frozenset[Algo] = _CLIMBS | {"q"}

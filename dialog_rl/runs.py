@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.durable import write_json
 from dialog_rl.errors import ConfigError, NotFound, TrainingError
+from dialog_rl.train_settings import TrainSettings
 
 State = Literal["running", "finished", "failed", "interrupted"]
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

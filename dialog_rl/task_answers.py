@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dialog_rl.config import TASK_REWARD, TaskEnvName
+from dialog_rl.config import TaskEnvName
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.errors import ConfigError, DataError
 from dialog_rl.tasks import Task, columns_of
+from dialog_rl.train_settings import TASK_REWARD
 from reward_models.base import assistant_message
 from reward_models.composite import TOTAL, CompositeReward
 from reward_models.task_scores import NAMED, PROGRAM_SCORES, TEXT_SCORES

@@ -5,12 +5,13 @@ from typing import Any
 
 import gymnasium
 
-from dialog_rl.config import TASK_ENVS, TASK_REWARD, TaskEnvName
+from dialog_rl.config import TASK_ENVS, TaskEnvName
 from dialog_rl.envs.dialog_env import MAX_OBSERVATION_CHARS, ChatText
 from dialog_rl.envs.domain import Split
 from dialog_rl.errors import ConfigError, DataError
 from dialog_rl.task_answers import measuring, score
 from dialog_rl.tasks import Task, read_tasks, split_tasks
+from dialog_rl.train_settings import TASK_REWARD
 from reward_models.base import Message
 from reward_models.composite import TOTAL
 

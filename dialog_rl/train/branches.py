@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
 from dialog_rl.rollout import Episode, SampledReply, Sampler, TrainingPrompt, sampling_seeds
 from dialog_rl.train.collect import TURN_STRIDE, Answer, Collector, Talks
 from dialog_rl.train.dialogues import SimulatedUsers
+from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
 
 IDLE = 0.2

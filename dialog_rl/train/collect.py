@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.rollout import (
     Episode,
     SampledReply,
@@ -20,6 +19,7 @@ from dialog_rl.rollout import (
     prompt_order,
     sampling_seeds,
 )
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Message, assistant_message
 from reward_models.composite import TOTAL, CompositeReward
 

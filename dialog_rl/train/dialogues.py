@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, MOST_ERRORS, DialogEnv, RewardWeights
 from dialog_rl.envs.domain import Domain
 from dialog_rl.envs.fresh import freshened, letter_chain
 from dialog_rl.rollout import SampledReply, TrainingPrompt
 from dialog_rl.train.collect import Answer, Talk
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Message
 from reward_models.chat_template import check_prefix_preserving, render_answer_ids, render_ids
 

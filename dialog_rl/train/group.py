@@ -15,10 +15,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.rollout import SampledReply, Sampler, TrainingPrompt, sampling_seeds
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.trl_rails import LogCallback, run_quietly, shared_arguments
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Message, assistant_message
 from reward_models.chat_template import render_ids
 from reward_models.composite import TOTAL, CompositeReward

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.rollout import Episode
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector
 from dialog_rl.train.group import Clock, drop_reference, fill_gaps, group_arguments
 from dialog_rl.train.trl_rails import LogCallback, run_quietly
+from dialog_rl.train_settings import TrainSettings
 
 
 class Conversations:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.rollout import Batch
+from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import check_reply_mask
 
 LOGPROB_TOLERANCE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}

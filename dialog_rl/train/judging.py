@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from dialog_rl.choosing import QChoosers
-from dialog_rl.config import GateSettings, TrainSettings
+from dialog_rl.config import GateSettings
 from dialog_rl.conversation import BASE_VERSION
 from dialog_rl.env_gate import UnseenUsers, judge_with_users
 from dialog_rl.envs.domain import Domain
@@ -20,6 +20,7 @@ from dialog_rl.train.progress import Teller
 from dialog_rl.train.reward import REWARD_FOLDER, fitted_beats_chance
 from dialog_rl.train.run_data import RunData
 from dialog_rl.train.task_data import held_out_tasks
+from dialog_rl.train_settings import TrainSettings
 from dialog_rl.verdict import Verdict, read_verdict
 
 

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from dialog_rl.config import GateSettings, TrainSettings
+from dialog_rl.config import GateSettings
 from dialog_rl.conversation import BASE_VERSION, SamplingParams
 from dialog_rl.durable import write_json
 from dialog_rl.envs.domain import load_domain
@@ -58,6 +58,7 @@ from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_pro
 from dialog_rl.train.sampling import training_sampler
 from dialog_rl.train.siblings import Rails
 from dialog_rl.train.task_data import freeze_tasks, task_answers, task_prompts
+from dialog_rl.train_settings import TrainSettings
 from dialog_rl.verdict import Verdict
 from reward_models.composite import CompositeReward
 

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from dialog_rl.bundled import bundled_model_path, heldout_dialogues
-from dialog_rl.config import GateSettings, TrainSettings
+from dialog_rl.config import GateSettings
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.corpus import approved, judgements, logged_prompts, split_judgements
 from dialog_rl.errors import ConfigError, PolicyError
@@ -38,6 +38,7 @@ from dialog_rl.train.memory import (
     predict,
 )
 from dialog_rl.train.ppo import episodes_at_once, episodes_per_pass
+from dialog_rl.train_settings import TrainSettings
 from reward_models.backbone import decoder_layers, lora_config
 from reward_models.base import Judgement, Message
 from reward_models.chat_template import render_ids, render_reply_ids

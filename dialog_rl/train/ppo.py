@@ -44,7 +44,6 @@ from dialog_rl.advantages import (
     turn_scores,
     whiten,
 )
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.losses import KLController, kl_estimate, policy_loss, value_loss
 from dialog_rl.rollout import Batch, Episode, Pass, Turn, make_batch
@@ -67,6 +66,7 @@ from dialog_rl.train.guards import (
 )
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
+from dialog_rl.train_settings import TrainSettings
 from reward_models.side_by_side import side_by_side
 
 LEAST_PER_PASS = 4

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from trl.experimental.ppo import PPOConfig
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.rollout import Batch
 from dialog_rl.train.guards import Health
+from dialog_rl.train_settings import TrainSettings
 
 
 def ppo_config(

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.train.actor import Scored, Trunk
+from dialog_rl.train_settings import TrainSettings
 
 
 @dataclass

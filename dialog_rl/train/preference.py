@@ -12,11 +12,11 @@ from typing import Any
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import NotEnoughFeedback
 from dialog_rl.policy import Policy
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.trl_rails import LogCallback, run_quietly, shared_arguments
+from dialog_rl.train_settings import TrainSettings
 
 ROWS = 8
 """Examples per optimizer step."""

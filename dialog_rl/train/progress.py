@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.runs import Run
 from dialog_rl.train.plots import draw_plots
+from dialog_rl.train_settings import TrainSettings
 
 Progress = Callable[[str, float, str], None]
 """Called with the stage, the share of the whole run that is done, and a sentence."""

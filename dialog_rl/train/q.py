@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from dialog_rl.candidates import CandidateReader, Choice
 from dialog_rl.choosing import candidate_seeds
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.q_function import QFunction
 from dialog_rl.q_learning import double_dqn_targets, epsilon_at, explore, follow, q_loss
@@ -34,6 +33,7 @@ from dialog_rl.train.collect import Collector, Talks
 from dialog_rl.train.logged_turns import LoggedReader, logged_conversations
 from dialog_rl.train.replay import Replay, SeenTurn
 from dialog_rl.train.run_data import Examples, RunData, require_prompts
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Message
 from reward_models.composite import CompositeReward
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import ConfigError, TrainingError
 from dialog_rl.policy import Policy
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Judgement, RewardFunction
 from reward_models.composite import CompositeReward
 from reward_models.encoder import Backbone

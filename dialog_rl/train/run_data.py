@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.corpus import (
     approved,
     judgements,
@@ -21,6 +20,7 @@ from dialog_rl.errors import DataError, NotEnoughFeedback
 from dialog_rl.manager import DialogManager
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.store import FeedbackStore
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Judgement, Message
 from reward_models.chat_template import render_reply_ids
 

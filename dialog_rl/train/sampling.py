@@ -5,12 +5,13 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from dialog_rl.config import TASK_ENVS, TrainSettings
+from dialog_rl.config import TASK_ENVS
 from dialog_rl.policy import Policy
 from dialog_rl.precision import Precision
 from dialog_rl.prompt_memory import PromptMemory
 from dialog_rl.rollout import Sampler
 from dialog_rl.token_stream import Generation
+from dialog_rl.train_settings import TrainSettings
 
 
 def training_sampler(policy: Policy, settings: TrainSettings, dtype: str) -> Sampler:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import NotEnoughFeedback
 from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor
+from dialog_rl.train_settings import TrainSettings
 
 ROWS = 8
 """Replies per optimizer step."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dialog_rl.candidates import CandidateReader
-from dialog_rl.config import TrainSettings
 from dialog_rl.policy import Policy
 from dialog_rl.q_function import QCard, QFunction
 from dialog_rl.rollout import Sampler, TrainingPrompt
@@ -22,6 +21,7 @@ from dialog_rl.train.preference import train_dpo, train_kto
 from dialog_rl.train.q import learn_q
 from dialog_rl.train.run_data import Examples, RunData
 from dialog_rl.train.successes import successes
+from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dialog_rl.comparison import PERPLEXITY, WORDS
-from dialog_rl.config import Algo, GateSettings, TrainSettings
+from dialog_rl.config import GateSettings
 from dialog_rl.display import columns
 from dialog_rl.errors import NotEnoughFeedback
 from dialog_rl.gate import PREFERRED
 from dialog_rl.train.pipeline import TrainResult, train
+from dialog_rl.train_settings import Algo, TrainSettings
 from dialog_rl.verdict import Measure, Verdict
 
 COLUMNS = ("algo", "verdict", "preferred", "p", "words", "perplexity", "minutes", "version")

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.rollout import Episode
 from dialog_rl.train.collect import Collector
 from dialog_rl.train.sft import LEAST
+from dialog_rl.train_settings import TrainSettings
 
 
 def successes(

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.durable import write_json
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.task_answers import measuring
 from dialog_rl.task_gate import HeldOutTasks
 from dialog_rl.tasks import TASK_KINDS, Task, TaskSet, read_tasks, split_tasks
 from dialog_rl.train.run_data import Examples
+from dialog_rl.train_settings import TrainSettings
 
 TASKS = "tasks.json"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.train.actor import Actor
+from dialog_rl.train_settings import TrainSettings
 
 
 class LogCallback(TrainerCallback):

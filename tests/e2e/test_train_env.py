@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from dialog_rl.cli import main
-from dialog_rl.config import ENV_DEFAULTS, GateSettings, TrainSettings
+from dialog_rl.config import GateSettings
 from dialog_rl.errors import ConfigError
 from dialog_rl.registry import Q_FUNCTION, WEIGHTS, AdapterRegistry
 from dialog_rl.runs import Run, list_runs
 from dialog_rl.train.pipeline import train
+from dialog_rl.train_settings import ENV_DEFAULTS, TrainSettings
 from tests.fakes import save_tiny_model
 from tests.unit.envs.conftest import cinema
 

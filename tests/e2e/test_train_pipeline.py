@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from dialog_rl.config import GateSettings, TrainSettings
+from dialog_rl.config import GateSettings
 from dialog_rl.conversation import Conversation, Reply, SamplingParams
 from dialog_rl.errors import NotEnoughFeedback, NotFound
 from dialog_rl.feedback import FeedbackEvent
@@ -21,6 +21,7 @@ from dialog_rl.store import FeedbackStore
 from dialog_rl.train import standings
 from dialog_rl.train.checkpoints import load_checkpoint
 from dialog_rl.train.pipeline import train
+from dialog_rl.train_settings import TrainSettings
 from tests.fakes import save_tiny_model
 
 SMALL = {

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from dialog_rl.cli import main
-from dialog_rl.config import GateSettings, TrainSettings
+from dialog_rl.config import GateSettings
 from dialog_rl.registry import AdapterRegistry
 from dialog_rl.train.pipeline import train
 from dialog_rl.train.task_data import freeze_tasks
+from dialog_rl.train_settings import TrainSettings
 from tests.fakes import save_tiny_model
 from tests.unit.tasks.conftest import LINES, write
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.policy import Policy
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.pipeline import train
 from dialog_rl.train.plan import plan
+from dialog_rl.train_settings import TrainSettings
 from reward_models.backbone import dequantised, is_quantised
 from tests.e2e.test_train_pipeline import QUICK, SMALL, fill
 from tests.fakes import save_tiny_model

@@ -8,10 +8,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from dialog_rl.config import TASK_ENVS, SimulateSettings, TrainSettings
+from dialog_rl.config import TASK_ENVS, SimulateSettings
 from dialog_rl.errors import ConfigError, DataError
 from dialog_rl.task_answers import measuring, score
 from dialog_rl.tasks import columns_of, read_tasks, split_tasks
+from dialog_rl.train_settings import TrainSettings
 from tests.unit.tasks.conftest import LINES, write
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,13 +12,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dialog_rl.adapters import merge_adapter
-from dialog_rl.config import TrainSettings
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.guards import LOGPROB_TOLERANCE, check_mask
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train_settings import TrainSettings
 from reward_models.backbone import share_parameters
 from reward_models.base import Message
 from reward_models.chat_template import (

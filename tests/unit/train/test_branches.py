@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import DialogEnv
 from dialog_rl.errors import ConfigError
 from dialog_rl.idle_settings import refuse_idle
@@ -15,6 +14,7 @@ from dialog_rl.train.branches import BranchCollector
 from dialog_rl.train.collect import Collector
 from dialog_rl.train.pipeline import train
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_reply_ids
 from tests.fakes import save_tiny_model
 from tests.unit.train.test_dialogues import SMALL, Spoken, policy_of, settings_of, users_of

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.envs.dialog_env import DialogEnv
 from dialog_rl.envs.domain import load_domain
 from dialog_rl.errors import PolicyError
@@ -16,6 +15,7 @@ from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector
 from dialog_rl.train.dialogues import SimulatedUsers
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_ids, render_reply_ids
 from reward_models.composite import CompositeReward
 from tests.fakes import TEMPLATES, byte_tokenizer, tiny_model

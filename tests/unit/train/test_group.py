@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import ConfigError
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.group import fill_gaps, train_group
+from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_ids
 from reward_models.composite import CompositeReward
 from tests.fakes import byte_tokenizer, tiny_model

@@ -4,7 +4,6 @@ import pytest
 import torch
 from trl import RLOOTrainer
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import Episode, TrainingPrompt, Turn
@@ -13,6 +12,7 @@ from dialog_rl.train.collect import Answer, Collector
 from dialog_rl.train.group_dialogues import Conversations, _WholeRLOO, train_group_with_users
 from dialog_rl.train.sft import imitate_episodes
 from dialog_rl.train.successes import successes
+from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_ids
 from tests.fakes import byte_tokenizer, tiny_model
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import ConfigError, TrainingError
 from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.guards import Health, check_mask, collapse, preflight, repetition
+from dialog_rl.train_settings import TrainSettings
 from tests.fakes import byte_tokenizer
 
 FIRST = Health(kl=0.0, entropy=1.0, length=20.0, duplicates=0.05, repetition=0.1)

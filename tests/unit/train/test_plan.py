@@ -8,7 +8,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dialog_rl.cli import main
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import ConfigError, PolicyError
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.memory import (
@@ -23,6 +22,7 @@ from dialog_rl.train.memory import (
     predict,
 )
 from dialog_rl.train.plan import empty_model, model_size, plan
+from dialog_rl.train_settings import TrainSettings
 from reward_models.backbone import decoder_layers
 from tests.fakes import FAMILIES, family_policy, save_tiny_model
 

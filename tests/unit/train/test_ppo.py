@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
@@ -14,6 +13,7 @@ from dialog_rl.train.actor import Actor
 from dialog_rl.train.checkpoints import load_checkpoint
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
 from tests.fakes import byte_tokenizer, tiny_model
 

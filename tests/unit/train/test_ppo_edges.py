@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dialog_rl.advantages import token_rewards, whiten
-from dialog_rl.config import TrainSettings
 from dialog_rl.losses import kl_estimate, policy_loss, value_loss
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import IMPORTANCE_CAP, DialogPPOTrainer
+from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_ids
 from reward_models.composite import CompositeReward
 from tests.fakes import byte_tokenizer, tiny_model

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.q_function import QFunction
 from dialog_rl.train.logged_turns import logged_conversations
 from dialog_rl.train.q import Learner
 from dialog_rl.train.replay import Replay, SeenTurn
 from dialog_rl.train.run_data import RunData
+from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Judgement
 
 GAMMA = 0.9

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from dialog_rl.config import TrainSettings
 from dialog_rl.errors import NotFound, TrainingError
 from dialog_rl.runs import create_run, list_runs, open_run, remove_run, running_run, training_lock
+from dialog_rl.train_settings import TrainSettings
 
 HOLD = """
 import sys, time
