@@ -10,7 +10,7 @@ from dialog_rl.display import columns
 from dialog_rl.durable import without_nan, write_json, write_text
 from dialog_rl.envs.fidelity import DISTANCES, Fidelity
 from dialog_rl.envs.measures import Episode, difference, measure
-from dialog_rl.envs.page import fidelity_page, figure, page
+from dialog_rl.envs.page import fidelity_page, figure, page, text_table
 from dialog_rl.envs.thumbs import rating_lines
 from dialog_rl.evaluate import Interval
 
@@ -41,13 +41,7 @@ class Simulation:
 
     def summary(self) -> str:
         """Return the table for a terminal."""
-        measured = self.measures
-        rows = [["measure", *measured]]
-        rows += [
-            [name, *(figure(by_name[name]) for by_name in measured.values())]
-            for name in next(iter(measured.values()))
-        ]
-        lines = columns(rows)
+        lines = text_table(self.measures)
         first = next(iter(self.episodes))
         lines += [
             f"success of {version} minus {first}: {figure(gain)}"

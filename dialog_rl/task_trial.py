@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from dialog_rl.config import SimulateSettings
 from dialog_rl.conversation import BASE_VERSION
-from dialog_rl.display import columns, document
+from dialog_rl.display import document
 from dialog_rl.durable import without_nan, write_json, write_text
-from dialog_rl.envs.page import MOST_SHOWN, figure
+from dialog_rl.envs.page import MOST_SHOWN, text_table
 from dialog_rl.errors import DataError
 from dialog_rl.evaluate import Interval, mean_interval
 from dialog_rl.task_answers import REFERENCE, Answered, answer, fitting, measuring, score
@@ -50,14 +50,8 @@ class Trial:
 
     def summary(self) -> str:
         """Return the table for a terminal."""
-        measured = self.measures
-        rows = [["measure", *measured]]
-        rows += [
-            [name, *(figure(by_name[name]) for by_name in measured.values())]
-            for name in next(iter(measured.values()))
-        ]
         count = sum(map(len, self.answers.values()))
-        return "\n".join([*columns(rows), f"{count} answers in {self.seconds:.1f} s"])
+        return "\n".join([*text_table(self.measures), f"{count} answers in {self.seconds:.1f} s"])
 
     def write(self, folder: Path) -> None:
         """Write transcripts.jsonl, measures.json and transcripts.html into a folder."""

@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from dialog_rl.display import document
+from dialog_rl.display import columns, document
 from dialog_rl.envs import fidelity
 from dialog_rl.envs.fidelity import Fidelity
 from dialog_rl.envs.measures import MEASURES, Episode
@@ -25,6 +25,16 @@ def figure(interval: Interval) -> str:
     if math.isfinite(interval.low):
         text += f" ({interval.low:.3f} to {interval.high:.3f})"
     return text
+
+
+def text_table(measured: Mapping[str, Mapping[str, Interval]]) -> list[str]:
+    """Lines of a table for a terminal: a measure a line, a version a column."""
+    rows = [["measure", *measured]]
+    rows += [
+        [name, *(figure(by_name[name]) for by_name in measured.values())]
+        for name in next(iter(measured.values()))
+    ]
+    return columns(rows)
 
 
 def _table(measured: Mapping[str, Mapping[str, Interval]]) -> str:
