@@ -8,9 +8,9 @@ bfloat16, sampling in bfloat16, and the default recipe, which combines what pays
 same learning rate, prompts and seeds. What was reached is the reward of fresh replies to 100 other
 prompts after the same number of episodes, with intervals of 95 % over seeds (Student's t). A saving
 passes if its interval overlaps that of every saving off, or lies above; beside it stands the
-difference seed by seed. About 15 minutes on two cores with bfloat16 products, of which a processor
-without them makes hours: leave them out there, the default recipe does too. Finished runs stay in
-`--work`, which `ppo_learning.py` shares.
+difference seed by seed. About 15 minutes on two cores with bfloat16 products; without them those
+savings are slow, and the default recipe does not choose them: leave them out with `--savings`.
+Finished runs stay in `--work`, which `ppo_learning.py` shares.
 """
 
 import argparse
