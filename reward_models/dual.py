@@ -6,7 +6,7 @@ and Newton's method (Rasmussen and Williams 2006, algorithm 3.1) finds it in abo
 N x N system however many features there are. Nuisance parameters stay as given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from reward_models.rating import RatingModel
 
 Kernels = dict[str, Tensor]
 """Block name -> kernel over the latents of the judgements, shape (N, N)."""
+_NODES = 9
+"""Points of the Gauss-Hermite rule for an expectation."""
 
 
 def kernels(blocks: Blocks, evidence: Evidence, rating: RatingModel) -> Kernels:
@@ -45,6 +47,13 @@ def _loss(rating: RatingModel, evidence: Evidence, latent: Tensor) -> float:
         return float(rating.nll(evidence, latent).sum())
 
 
+def _factor(kernel: Tensor, curve: Tensor) -> tuple[Tensor, Tensor]:
+    """Return W^1/2 as (N,) and the Cholesky factor of 1 + W^1/2 K W^1/2, (N, N)."""
+    root = curve.sqrt()
+    eye = torch.eye(len(kernel), dtype=torch.float64)
+    return root, torch.linalg.cholesky(eye + root[:, None] * kernel * root[None, :])
+
+
 def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: int = 15) -> Tensor:
     """Find the mode; returns the dual coefficients a with u = K a, shape (N,).
 
@@ -57,11 +66,9 @@ def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: in
     coefficients = torch.zeros(len(kernel), dtype=torch.float64)
     u = torch.zeros_like(coefficients)
     value = _loss(rating, evidence, u)
-    eye = torch.eye(len(kernel), dtype=torch.float64)
     for _ in range(steps):
         slope, curve = rating.derivatives(evidence, u)
-        root = curve.sqrt()
-        lower = torch.linalg.cholesky(eye + root[:, None] * kernel * root[None, :])
+        root, lower = _factor(kernel, curve)
         target = curve * u - slope
         solved = torch.cholesky_solve((root * (kernel @ target))[:, None], lower)[:, 0]
         goal = target - root * solved
@@ -118,9 +125,62 @@ def log_evidence(kernel: Tensor, evidence: Evidence, rating: RatingModel) -> flo
     """
     coefficients = newton(kernel, evidence, rating)
     latent = kernel @ coefficients
-    _, curve = rating.derivatives(evidence, latent)
-    root = curve.sqrt()
-    eye = torch.eye(len(kernel), dtype=torch.float64)
-    lower = torch.linalg.cholesky(eye + root[:, None] * kernel * root[None, :])
+    _, lower = _factor(kernel, rating.derivatives(evidence, latent)[1])
     fit = _loss(rating, evidence, latent) + 0.5 * float(coefficients @ latent)
     return -(fit + float(lower.diagonal().log().sum()))
+
+
+def cavities(
+    kernel: Tensor, evidence: Evidence, rating: RatingModel, keys: Sequence[Hashable]
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each latent given all judgements but those with its own key, (N,).
+
+    From Laplace's posterior N(u, S) with sites of precision W and target z = u - slope / W: for the
+    rows k of a key the cavity has precision S_kk^-1 - W_k and mean V (S_kk^-1 u_k - W_k z_k). One
+    fit serves all keys. Sources: Opper and Winther 2000; Rasmussen and Williams 2006, 5.4.2.
+
+    Args:
+        kernel: Of the latents, shape (N, N).
+        evidence: The N judgements.
+        rating: Nuisance parameters, trust included.
+        keys: What is left out together: conversation or rater of each judgement.
+    """
+    latent = kernel @ newton(kernel, evidence, rating)
+    slope, curve = rating.derivatives(evidence, latent)
+    root, lower = _factor(kernel, curve)
+    half = torch.linalg.solve_triangular(lower, root[:, None] * kernel, upper=False)
+    posterior = kernel - half.T @ half
+    members: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys):
+        members.setdefault(key, []).append(row)
+    mean, variance = latent.clone(), kernel.diagonal().clone()
+    for rows in members.values():
+        own = torch.tensor(rows)
+        inside, site = posterior[own][:, own], curve[own]
+        # V = (S^-1 - W)^-1 = (1 - S W)^-1 S, and its mean u + V slope, without inverting S.
+        gain = torch.eye(len(own), dtype=torch.float64) - inside * site
+        cavity = torch.linalg.solve(gain, inside)
+        mean[own] = latent[own] + cavity @ slope[own]
+        variance[own] = torch.minimum(cavity.diagonal().clamp(min=0), variance[own])
+    return mean, variance
+
+
+def log_expected(evidence: Evidence, rating: RatingModel, mean: Tensor, variance: Tensor) -> Tensor:
+    """Log of the expected probability of each judgement, its latent being normal, shape (N,).
+
+    Args:
+        evidence: N judgements.
+        rating: Nuisance parameters.
+        mean: Of the latents, shape (N,).
+        variance: Likewise.
+    """
+    points, weights = _rule()
+    nll = torch.stack([rating.nll(evidence, mean + variance.sqrt() * p) for p in points])
+    return torch.logsumexp(weights.log()[:, None] - nll, dim=0)
+
+
+def _rule() -> tuple[Tensor, Tensor]:
+    """Points and weights of E[f(x)] = sum of w f(x) for standard normal x (Golub-Welsch 1969)."""
+    off = torch.arange(1, _NODES, dtype=torch.float64).sqrt()
+    points, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
+    return points, vectors[0].square()

@@ -11,6 +11,7 @@ from reward_models.directions import principal
 from reward_models.encoder import Reader
 from reward_models.evidence import Item
 from reward_models.head import Blocks, Scaler
+from reward_models.likeness import PARTS, Likeness
 from reward_models.textual import Lexicon, context_features, reply_features
 
 CONVERSATION = ("context", "heard")
@@ -25,17 +26,12 @@ SCALER_PARTS = ("mean", "spread", "low", "high", "norm")
 """Fields of a Scaler, in order."""
 _SCALER = "scaler/"
 _BASIS = "basis/"
+_LIKENESS = "likeness/"
 
 
 def last_messages(prompt: Sequence[Message]) -> str:
     """Return the last two messages, system prompt aside, as one text."""
     return "\n".join([m["content"] for m in prompt if m["role"] != "system"][-2:])
-
-
-def without_conversation(blocks: Blocks) -> Blocks:
-    """Zero the blocks that are the same for every reply to one prompt."""
-    zeros = {n: torch.zeros_like(block) for n, block in blocks.items() if n in CONVERSATION}
-    return {**blocks, **zeros}
 
 
 @dataclass
@@ -50,6 +46,8 @@ class Featuriser:
     reader: Reader | None
     bases: dict[str, Tensor] = field(default_factory=dict)
     """Lexicon's block -> its leading directions, shape (terms, kept), float32."""
+    likeness: Likeness | None = None
+    """Compares with the rated replies, once these are measured."""
 
     def raw(self, items: Sequence[Item]) -> Blocks:
         """Count and read: unscaled blocks, shape (M, D_block) each."""
@@ -67,20 +65,38 @@ class Featuriser:
         return blocks
 
     def measure(self, raw: Blocks) -> None:
-        """Fit directions and scalers to the blocks of the rated replies."""
+        """Fit directions, scalers and landmarks to the blocks of the rated replies."""
         for name, most in DIRECTIONS.items():
             if name in raw:
                 self.bases[name] = principal(raw[name], most)
         for name, block in self._turned(raw).items():
             self.scalers[name] = Scaler.of(block, binary=name in DIRECTIONS)
-        for name, block in self._derived(self._plain(raw), raw).items():
-            self.scalers[name] = Scaler.of(block, binary=name == "answers")
+        plain = self._plain(raw)
+        self.likeness = Likeness.of(plain)
+        for name, block in self._derived(plain, raw).items():
+            self.scalers[name] = Scaler.of(block, binary=name != "squares")
 
     def scaled(self, raw: Blocks) -> Blocks:
-        """Scale raw blocks and add the squares and the products."""
+        """Scale raw blocks and add the squares, the products and the likeness."""
         blocks = self._plain(raw)
         derived = self._derived(blocks, raw)
         return blocks | {name: self.scalers[name](block) for name, block in derived.items()}
+
+    def of_reply(self, blocks: Blocks) -> Blocks:
+        """Leave out what is the same for every reply to one prompt: it explains ratings only.
+
+        Of the likeness that is the likeness of an average reply to the same conversation.
+
+        Args:
+            blocks: From :meth:`scaled`, shape (B, D_block) each.
+        """
+        zeros = {name: torch.zeros_like(block) for name, block in blocks.items()}
+        free = {n: zeros[n] if n in CONVERSATION else block for n, block in blocks.items()}
+        if self.likeness is not None:
+            average = {n: blocks[n] if n in CONVERSATION else zeros[n] for n in blocks}
+            there = self.scalers["likeness"](self.likeness(average))
+            free["likeness"] = blocks["likeness"] - there
+        return free
 
     def _turned(self, raw: Blocks) -> Blocks:
         """Put the lexica's marks on their leading directions."""
@@ -91,28 +107,33 @@ class Featuriser:
         return {name: self.scalers[name](block) for name, block in self._turned(raw).items()}
 
     def _derived(self, blocks: Blocks, raw: Blocks) -> Blocks:
-        """Blocks made of other ones: squares of counts, and what is said times what was heard."""
+        """Blocks made of other ones: squares of counts, what is said times heard, likeness."""
         derived = {"squares": self.scalers["form"].standardise(raw["form"]).square()}
         if all(name in blocks for name in DIRECTIONS):
             said, heard = blocks["terms"][:, :CROSSED], blocks["heard"][:, :CROSSED]
             derived["answers"] = torch.einsum("mi,mj->mij", said, heard).flatten(1)
+        if self.likeness is not None:
+            derived["likeness"] = self.likeness(blocks)
         return derived
 
     def tensors(self) -> dict[str, Tensor]:
-        """Flatten scalers and directions for a safetensors file."""
+        """Flatten scalers, directions and landmarks for a safetensors file."""
         parts = {
             f"{_SCALER}{name}/{part}": getattr(scaler, part)  # field names of a dataclass of ours
             for name, scaler in self.scalers.items()
             for part in SCALER_PARTS
         }
+        if self.likeness is not None:
+            parts |= {f"{_LIKENESS}{part}": getattr(self.likeness, part) for part in PARTS}
         return parts | {f"{_BASIS}{name}": basis for name, basis in self.bases.items()}
 
     def take_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what :meth:`tensors` gave; takes them out of the dictionary.
 
         Raises:
-            KeyError: a part of a scaler is missing.
+            KeyError: a part is missing.
         """
+        self.likeness = Likeness(*(tensors.pop(f"{_LIKENESS}{part}") for part in PARTS))
         keys = [key for key in tensors if key.startswith(_SCALER)]
         found = {key: tensors.pop(key) for key in keys}
         for name in sorted({key.split("/")[1] for key in keys}):

@@ -5,8 +5,7 @@ again inside every part of a cross-validation, so that no choice sees what it is
 are made without looking at any rating.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,14 +15,14 @@ from torch import Tensor
 from reward_models.adapter import Offset
 from reward_models.base import Judgement
 from reward_models.crossval import HeldOut
-from reward_models.dual import Kernels, combine, held_out, kernels, log_evidence
+from reward_models.dual import Kernels, cavities, combine, held_out, kernels, log_expected
 from reward_models.encoder import Backbone, Reader
 from reward_models.evidence import Evidence, gather, require_enough
 from reward_models.features import Featuriser, last_messages
-from reward_models.head import Blocks, Strengths, assemble, fit_map, folds
+from reward_models.head import Blocks, Strengths, assemble, fair_share, fit_map, folds
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
-from reward_models.strength import estimate_strengths, posterior_mean
+from reward_models.strength import estimate_strengths
 from reward_models.textual import Lexicon
 from reward_models.trust import estimate_trust
 
@@ -38,12 +37,16 @@ START: Strengths = {
     "context": 0.15,
     "heard": 0.3,
     "answers": 0.3,
+    "likeness": 0.35,
 }
-"""Measured on simulated raters (docs/decisions.md); only their common factor is learned."""
-FACTORS = {k / 2: math.exp(-0.5 * (k / 2) ** 2) for k in range(-4, 1)}
-"""Log2 of that factor -> weight before anything is known (the lower half of a log-normal).
+"""Measured on simulated raters (docs/decisions.md); a common factor and likeness are learned."""
+FACTORS = tuple(k / 2 for k in range(-6, 1))
+"""Log2 of the common factor; its prior is the lower half of a normal distribution of deviation 1.
 
-Never above one: people agree with themselves less than simulated raters do."""
+Never above 0: people agree with themselves less than simulated raters do."""
+LIKENESS = (0.0, 1.0, 2.0)
+"""Log2 of what likeness gets beside the others, with the upper half of such a prior: it is what
+hundreds of ratings can tell about and tens cannot."""
 
 
 @dataclass
@@ -136,11 +139,14 @@ def starting_strengths(blocks: Blocks) -> Strengths:
 def weigh(
     parts: Kernels, evidence: Evidence, rating: RatingModel, settings: RewardModelSettings
 ) -> Strengths:
-    """Find how strongly the features speak by the evidence of the judgements.
+    """Find how strongly the features speak: as strongly as predicts conversations left out best.
 
-    One factor for all blocks, the posterior mean of its logarithm: the noisier people rate, the
-    less features say. A search over each block on its own overfitted, and so did factors above one:
-    votes that agree about the same few replies are no proof of the features (docs/decisions.md).
+    One factor for all blocks and one more for likeness, the means of their logarithms weighted by
+    the expected probability of every judgement given those of the other conversations (pseudo-BMA:
+    Yao et al. 2018; Vehtari et al. 2016 for Laplace's approximation of it). The evidence of all
+    judgements at once takes votes about the same few replies for independent, and trusted features
+    most where they were worth least; a search over each block on its own overfitted
+    (docs/decisions.md).
 
     Args:
         parts: Kernel of each block over the judgements, shape (N, N) each.
@@ -151,13 +157,25 @@ def weigh(
     start = starting_strengths(parts)
     if not settings.strength_search:
         return start
-    # Cost grows with the cube of the number; the factor hardly depends on it.
-    share = max(1, round(len(evidence.groups) / settings.search_most))
-    few = folds(evidence.groups, share, settings.seed)[0]
-    sample, kernel = evidence.part(few), combine(parts, start)[few][:, few]
-    found = [log_evidence(kernel * 4**log_factor, sample, rating) for log_factor in FACTORS]
-    factor = 2 ** posterior_mean(FACTORS, found)
-    return {name: factor * value for name, value in start.items()}
+    # Cost grows with the cube of the number. From many conversations a few each say more than many
+    # from a few.
+    few = fair_share(evidence.groups, settings.search_most, settings.seed)
+    sample = evidence.part(few)
+    apart: Sequence[Hashable] = sample.groups
+    if len(set(apart)) < 2:
+        apart = range(len(apart))
+    alike = {name: strength for name, strength in start.items() if name == "likeness"}
+    plain = {name: strength for name, strength in start.items() if name not in alike}
+    rest, likeness = (combine(parts, strengths)[few][:, few] for strengths in (plain, alike))
+    tried = torch.cartesian_prod(torch.tensor(FACTORS), torch.tensor(LIKENESS)).double()
+    found = []
+    for both, own in tried.tolist():
+        kernel = 4**both * (rest + 4**own * likeness)
+        mean, variance = cavities(kernel, sample, rating, apart)
+        found.append(float(log_expected(sample, rating, mean, variance).sum()))
+    nats = torch.tensor(found).double() - tried.square().sum(1) / 2
+    both, own = (2 ** (torch.softmax(nats, dim=0) @ tried)).tolist()
+    return {n: both * (own if n in alike else 1.0) * strength for n, strength in start.items()}
 
 
 def how_they_rate(

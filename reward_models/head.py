@@ -7,7 +7,7 @@ rated reply has shown (MacKay 1992). Features are standardised and clipped to th
 the score is bounded, so that a policy cannot be paid for walking off the data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -161,3 +161,25 @@ def folds(groups: Sequence[str], count: int, seed: int) -> list[Tensor]:
     for name in order:
         min(bins, key=len).extend(members[name])
     return [torch.tensor(sorted(rows), dtype=torch.long) for rows in bins if rows]
+
+
+def fair_share(keys: Sequence[Hashable], most: int, seed: int) -> Tensor:
+    """Choose judgements from every key in turn, at random within one; sorted, shape (n,).
+
+    Ten of "a" and two of "b" give up to four so that there are two of each:
+
+    >>> [int(row >= 10) for row in fair_share([*"aaaaaaaaaabb"], 4, seed=0)]
+    [0, 0, 1, 1]
+
+    Args:
+        keys: Conversation or rater of each judgement.
+        most: Judgements to choose; all if there are no more.
+        seed: Of the choice.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    taken: dict[Hashable, int] = {}
+    turns = []
+    for place, row in enumerate(torch.randperm(len(keys), generator=generator).tolist()):
+        turn = taken[keys[row]] = taken.get(keys[row], 0) + 1
+        turns.append((turn, place, row))
+    return torch.tensor(sorted(row for _, _, row in sorted(turns)[:most]), dtype=torch.long)

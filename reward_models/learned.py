@@ -3,12 +3,13 @@
     model, report = LearnedReward.fit(judgements, backbone=Backbone.load("path/to/model"))
     model.score(prompt, "Which day?")
 
-One score r(conversation, reply), linear in standardised features of five kinds: counts
+One score r(conversation, reply), linear in standardised features of six kinds: counts
 (:mod:`reward_models.textual`), their squares (for tastes with a middle), terms (leading directions
-of a lexicon of the rated replies), products of those with the terms of what is answered, and hidden
-states of a frozen backbone. Every signal has its likelihood
-(:mod:`reward_models.likelihood`). How far each kind of feature is trusted is found by the evidence
-of the judgements; cross-validation over conversations says how well it all works. The reward is
+of a lexicon of the rated replies), products of those with the terms of what is answered, hidden
+states of a frozen backbone, and how alike all of these are to rated replies
+(:mod:`reward_models.likeness`). Every signal has its likelihood
+(:mod:`reward_models.likelihood`). How far the features are trusted is found by leaving
+conversations out; cross-validation over conversations says how well it all works. The reward is
 the posterior mean less ``pessimism`` standard deviations, standardised and bounded, without the
 part that depends on the conversation alone.
 """
@@ -32,7 +33,7 @@ from reward_models.crossval import HeldOut, ranking
 from reward_models.encoder import Backbone
 from reward_models.errors import RewardError
 from reward_models.evidence import Evidence
-from reward_models.features import Featuriser, without_conversation
+from reward_models.features import Featuriser
 from reward_models.fitting import Prepared, Progress, cross_validate, prepare, reader_of
 from reward_models.head import Blocks, Fit, Strengths, assemble, fit_map, posterior_factor
 from reward_models.oddities import against_others, oddities
@@ -45,7 +46,7 @@ _REPEATS = 0.2
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class LearnedReward:
             _adapt(prepared, offset, progress)
         blocks, featuriser = prepared.blocks, prepared.featuriser
         fit = fit_map(assemble(blocks, strengths), evidence, known=offset.rating)
-        tensors = _freeze(blocks, strengths, evidence, fit)
+        tensors = _freeze(featuriser, blocks, strengths, evidence, fit)
         report = _report(
             blocks, evidence, fit, held, strengths, tensors, settings, featuriser, began
         )
@@ -165,7 +166,7 @@ class LearnedReward:
         """
         items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
         blocks = self.featuriser.scaled(self.featuriser.raw(items))
-        return assemble(without_conversation(blocks), self.strengths)
+        return assemble(self.featuriser.of_reply(blocks), self.strengths)
 
     def logits(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
         """Expected judgement in logits, the context's part included (for AUC over prompts)."""
@@ -318,12 +319,12 @@ def _adapt(prepared: Prepared, offset: Offset, progress: Progress) -> None:
 
 
 def _freeze(
-    blocks: Blocks, strengths: Strengths, evidence: Evidence, fit: Fit
+    featuriser: Featuriser, blocks: Blocks, strengths: Strengths, evidence: Evidence, fit: Fit
 ) -> dict[str, Tensor]:
     """Collect what scoring needs; centre and scale are those of the careful score's mean part."""
     design = assemble(blocks, strengths)
     factor = posterior_factor(design, evidence, fit)
-    free = assemble(without_conversation(blocks), strengths)
+    free = assemble(featuriser.of_reply(blocks), strengths)
     mean = free @ fit.weight
     spread = (free @ factor.T).square().sum(1).sqrt()
     return {

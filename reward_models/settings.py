@@ -18,10 +18,10 @@ class RewardModelSettings:
     folds: int = 5
     """Parts of the cross-validation, by conversation."""
     strength_search: bool = True
-    """Find by the evidence of the judgements how strongly the features speak; off keeps what was
+    """Find by leaving conversations out how strongly the features speak; off keeps what was
     measured on simulated raters."""
     search_most: int = 600
-    """Judgements used for that, about; more are sampled by conversation."""
+    """Most judgements used for that; more are sampled, from every conversation alike."""
     pessimism: float = 0.25
     """Standard deviations taken off the mean score: what is uncertain is worth less."""
     bound: float = 3.0

@@ -8,11 +8,8 @@ of their replies is compared with that of the same replies made strange. No lang
 import random
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
-from reward_models.features import without_conversation
 from reward_models.fitting import Prepared, how_they_rate
-from reward_models.head import Blocks, Strengths, assemble, fit_map, folds, posterior_factor
+from reward_models.head import Strengths, assemble, fit_map, folds, posterior_factor
 
 NEW_REPLIES = "replies of new conversations"
 MOST = 200
@@ -81,12 +78,7 @@ def spreads(prepared: Prepared, strengths: Strengths) -> dict[str, float]:
     for name, texts in variants.items():
         items = list(zip(prompts, texts, strict=True))
         blocks = prepared.featuriser.scaled(prepared.featuriser.raw(items))
-        found[name] = float(_spread(blocks, strengths, factor).mean())
+        # Without the conversation's own part, as the reward is.
+        rows = assemble(prepared.featuriser.of_reply(blocks), strengths)
+        found[name] = float((rows @ factor.T).square().sum(1).sqrt().mean())
     return found
-
-
-def _spread(blocks: Blocks, strengths: Strengths, factor: Tensor) -> Tensor:
-    """Posterior standard deviation of the scores without the conversation's own part, (B,)."""
-    rows = assemble(without_conversation(blocks), strengths)
-    spread: Tensor = (rows @ factor.T).square().sum(1).sqrt()
-    return spread

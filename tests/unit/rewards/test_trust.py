@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from reward_models.base import Judgement
-from reward_models.dual import newton
+from reward_models.dual import cavities, newton
 from reward_models.evidence import gather
 from reward_models.learned import LearnedReward
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
-from reward_models.trust import PRIOR, VALUES, cavities, estimate_trust, posterior_mean
+from reward_models.trust import PRIOR, VALUES, estimate_trust, posterior_mean
 from tests.unit.rewards.taste import accuracy, asking, brief, rate
 
 SIGNALS = ("thumb", "stars", "choice")
@@ -109,7 +109,7 @@ def test_a_cavity_is_the_posterior_without_the_sites_of_its_rater():
     torch.manual_seed(0)
     root = torch.randn(18, 30).double()
     kernel, rating = root @ root.T / 30, RatingModel.neutral(evidence)
-    mean, variance = cavities(kernel, evidence, rating)
+    mean, variance = cavities(kernel, evidence, rating, evidence.rater.tolist())
     latent = kernel @ newton(kernel, evidence, rating)
     slope, curve = rating.derivatives(evidence, latent)
     for rater in range(3):
