@@ -153,15 +153,19 @@ def cavities(
     members: dict[Hashable, list[int]] = {}
     for row, key in enumerate(keys):
         members.setdefault(key, []).append(row)
-    mean, variance = latent.clone(), kernel.diagonal().clone()
+    by_size: dict[int, list[list[int]]] = {}
     for rows in members.values():
-        own = torch.tensor(rows)
-        inside, site = posterior[own][:, own], curve[own]
+        by_size.setdefault(len(rows), []).append(rows)
+    mean, variance = latent.clone(), kernel.diagonal().clone()
+    for size, alike in by_size.items():  # all keys with as many judgements at once
+        own = torch.tensor(alike)
+        inside, site = posterior[own[:, :, None], own[:, None, :]], curve[own]
         # V = (S^-1 - W)^-1 = (1 - S W)^-1 S, and its mean u + V slope, without inverting S.
-        gain = torch.eye(len(own), dtype=torch.float64) - inside * site
+        gain = torch.eye(size, dtype=torch.float64) - inside * site[:, None, :]
         cavity = torch.linalg.solve(gain, inside)
-        mean[own] = latent[own] + cavity @ slope[own]
-        variance[own] = torch.minimum(cavity.diagonal().clamp(min=0), variance[own])
+        mean[own] = latent[own] + (cavity @ slope[own][:, :, None])[:, :, 0]
+        wide = cavity.diagonal(dim1=1, dim2=2).clamp(min=0)
+        variance[own] = torch.minimum(wide, variance[own])
     return mean, variance
 
 

@@ -50,11 +50,11 @@ class Likeness:
         """
         rows = _inputs(blocks)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-        landmarks = rows[order[:most]]
+        landmarks = rows[order[:most]].float().double()
         apart = torch.cdist(landmarks, landmarks).square()
         different = apart[apart > 1e-6]
-        width = different.median() if len(different) else torch.ones(())
-        kernel = torch.exp(-apart / width).double()
+        width = different.median() if len(different) else torch.ones(()).double()
+        kernel = torch.exp(-apart / width)
         centred = kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean()
         size, directions = torch.linalg.eigh(centred)
         kept = size > _SMALLEST * size[-1].clamp(min=1e-12)
@@ -62,18 +62,19 @@ class Likeness:
         basis = directions[:, kept] / size[kept].clamp(min=1e-12).sqrt()
         # What is compared with every landmark alike says nothing.
         basis = basis - basis.mean(0)
-        return cls(landmarks, basis.float(), width)
+        return cls(landmarks.float(), basis.float(), width)
 
     def __call__(self, blocks: Blocks) -> Tensor:
-        """Return the features, shape (B, kept), float32.
+        """Return the features, shape (B, kept).
 
         Args:
             blocks: Scaled features of B replies, shape (B, D_block) each.
         """
-        apart = torch.cdist(_inputs(blocks), self.landmarks).square()
-        return torch.exp(-apart / self.width) @ self.basis
+        # In float64: what a reply scores must not depend on those scored beside it.
+        apart = torch.cdist(_inputs(blocks), self.landmarks.double()).square()
+        return torch.exp(-apart / self.width) @ self.basis.double()
 
 
 def _inputs(blocks: Blocks) -> Tensor:
-    """Put the blocks that are compared side by side, shape (B, D), float32."""
-    return torch.cat([blocks[name].float() for name in INPUTS if name in blocks], dim=1)
+    """Put the blocks that are compared side by side, shape (B, D), float64."""
+    return torch.cat([blocks[name].double() for name in INPUTS if name in blocks], dim=1)

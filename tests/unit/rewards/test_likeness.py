@@ -23,7 +23,7 @@ def test_with_every_reply_a_landmark_the_features_are_the_kernel():
     some = blocks(30, 0)
     rows = torch.cat([some["form"], some["heard"]], dim=1)  # squares are not compared
     apart = torch.cdist(rows, rows).square()
-    kernel = torch.exp(-apart / apart[apart > 0].median())
+    kernel = torch.exp(-apart / apart[apart > 1e-6].median())
     centre = torch.eye(30).double() - 1 / 30
     found = Likeness.of(some)(some).double()
     found = found - found.mean(0)
