@@ -5,7 +5,7 @@ again inside every part of a cross-validation, so that no choice sees what it is
 are made without looking at any rating.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from reward_models.dual import Kernels, cavities, combine, held_out, kernels, lo
 from reward_models.encoder import Backbone, Reader
 from reward_models.evidence import Evidence, gather, require_enough
 from reward_models.features import Featuriser, last_messages
-from reward_models.head import Blocks, Strengths, assemble, fair_share, fit_map, folds
+from reward_models.head import Blocks, Strengths, assemble, fair_share, fit_map, folds, kept_apart
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
 from reward_models.strength import estimate_strengths
@@ -161,12 +161,11 @@ def weigh(
     # from a few.
     few = fair_share(evidence.groups, settings.search_most, settings.seed)
     sample = evidence.part(few)
-    apart: Sequence[Hashable] = sample.groups
-    if len(set(apart)) < 2:
-        apart = range(len(apart))
+    apart = kept_apart(sample.groups)
+    kernel_of = {name: part[few][:, few] for name, part in parts.items()}
     alike = {name: strength for name, strength in start.items() if name == "likeness"}
     plain = {name: strength for name, strength in start.items() if name not in alike}
-    rest, likeness = (combine(parts, strengths)[few][:, few] for strengths in (plain, alike))
+    rest, likeness = (combine(kernel_of, strengths) for strengths in (plain, alike))
     tried = torch.cartesian_prod(torch.tensor(FACTORS), torch.tensor(LIKENESS)).double()
     found = []
     for both, own in tried.tolist():

@@ -134,6 +134,17 @@ def posterior_factor(design: Tensor, evidence: Evidence, fit: Fit) -> Tensor:
     return factor
 
 
+def spread(design: Tensor, factor: Tensor) -> Tensor:
+    """Posterior standard deviation of the scores, in logits, shape (B,).
+
+    Args:
+        design: Scaled features, shape (B, D).
+        factor: From :func:`posterior_factor`, shape (D, D).
+    """
+    found: Tensor = (design @ factor.T).square().sum(1).sqrt()
+    return found
+
+
 Strengths = dict[str, float]
 """Block name -> prior standard deviation of its part of the score; 0 leaves the block out."""
 
@@ -143,14 +154,22 @@ def assemble(blocks: Blocks, strengths: Strengths) -> Tensor:
     return torch.cat([blocks[name] * s for name, s in strengths.items() if s > 0], dim=1)
 
 
+def kept_apart(groups: Sequence[str]) -> list[str]:
+    """What is held out together: conversations, or with fewer than two the judgements themselves.
+
+    >>> kept_apart(["a", "a", "b"]), kept_apart(["a", "a"])
+    (['a', 'a', 'b'], ['0', '1'])
+    """
+    return list(groups) if len(set(groups)) > 1 else [str(i) for i in range(len(groups))]
+
+
 def folds(groups: Sequence[str], count: int, seed: int) -> list[Tensor]:
     """Split judgement numbers into folds of whole groups, sizes as even as they can be.
 
     With fewer groups than two the judgements themselves are split.
     """
     generator = torch.Generator().manual_seed(seed)
-    names = list(dict.fromkeys(groups))
-    keys: list[str] = list(groups) if len(names) > 1 else [str(i) for i in range(len(groups))]
+    keys = kept_apart(groups)
     names = list(dict.fromkeys(keys))
     members: dict[str, list[int]] = {name: [] for name in names}
     for row, key in enumerate(keys):

@@ -35,7 +35,7 @@ from reward_models.errors import RewardError
 from reward_models.evidence import Evidence
 from reward_models.features import Featuriser
 from reward_models.fitting import Prepared, Progress, cross_validate, prepare, reader_of
-from reward_models.head import Blocks, Fit, Strengths, assemble, fit_map, posterior_factor
+from reward_models.head import Blocks, Fit, Strengths, assemble, fit_map, posterior_factor, spread
 from reward_models.oddities import against_others, oddities
 from reward_models.rules import reply_text, words
 from reward_models.settings import RewardModelSettings, RewardReport
@@ -154,8 +154,7 @@ class LearnedReward:
             return torch.zeros(0).double(), torch.zeros(0).double()
         design = self.features(prompts, replies)
         mean = design @ self.tensors["weight"]
-        spread = (design @ self.tensors["factor"].T).square().sum(1).sqrt()
-        return mean, spread
+        return mean, spread(design, self.tensors["factor"])
 
     def features(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Tensor:
         """What the mean score is linear in, shape (B, D), zero where the conversation is described.
@@ -326,13 +325,12 @@ def _freeze(
     factor = posterior_factor(design, evidence, fit)
     free = assemble(featuriser.of_reply(blocks), strengths)
     mean = free @ fit.weight
-    spread = (free @ factor.T).square().sum(1).sqrt()
     return {
         "weight": fit.weight,
         "factor": factor,
         "centre": mean.mean(),
         "scale": mean.std().clamp(min=1e-3),
-        "mean_spread": spread.mean(),
+        "mean_spread": spread(free, factor).mean(),
     }
 
 

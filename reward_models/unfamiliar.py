@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from reward_models.fitting import Prepared, how_they_rate
-from reward_models.head import Strengths, assemble, fit_map, folds, posterior_factor
+from reward_models.head import Strengths, assemble, fit_map, folds, posterior_factor, spread
 
 NEW_REPLIES = "replies of new conversations"
 MOST = 200
@@ -80,5 +80,5 @@ def spreads(prepared: Prepared, strengths: Strengths) -> dict[str, float]:
         blocks = prepared.featuriser.scaled(prepared.featuriser.raw(items))
         # Without the conversation's own part, as the reward is.
         rows = assemble(prepared.featuriser.of_reply(blocks), strengths)
-        found[name] = float((rows @ factor.T).square().sum(1).sqrt().mean())
+        found[name] = float(spread(rows, factor).mean())
     return found

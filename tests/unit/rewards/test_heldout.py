@@ -141,7 +141,11 @@ def test_a_test_split_changes_nothing_of_what_is_learned() -> None:
     whole = extended(prepared, js, other)
     known = len(prepared.evidence.items)
     for name, block in prepared.blocks.items():
-        torch.testing.assert_close(block, whole.blocks[name][:known], rtol=0, atol=1e-12)
+        again = whole.blocks[name][:known]
+        if name == "likeness":  # products of matrices of another height round in another place
+            assert torch.allclose(block, again, rtol=0, atol=1e-12)
+        else:
+            assert block.equal(again)
     split = Split(torch.arange(40), torch.arange(40, 60))
     found = predict(whole, [split])
     assert found.latent[:40].isnan().all() and not found.latent[40:].isnan().any()
