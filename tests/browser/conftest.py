@@ -33,8 +33,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Serve the bundled model; every test is another person. Short replies keep them quick."""
-    running = LiveServer(tmp_path_factory.mktemp("browser") / "home", "--max_new_tokens", "32")
+    """Serve the bundled model; every test is another person. Short replies keep them quick.
+
+    Nothing is asked: a question comes at random, and in its place a test would find no reply.
+    """
+    home = tmp_path_factory.mktemp("browser") / "home"
+    running = LiveServer(home, "--max_new_tokens", "32", "--ask", "never")
     running.start()
     yield running
     running.stop()

@@ -37,7 +37,8 @@ def rated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_teach_ends_in_ship_and_the_very_next_reply_comes_from_the_new_adapter(
     browser: Browser, rated_home: Path
 ) -> None:
-    with LiveServer(rated_home) as server, visit(browser, server) as page:
+    # A question would stand where the new version's reply is looked for.
+    with LiveServer(rated_home, "--ask", "never") as server, visit(browser, server) as page:
         expect(page.locator("#ratings .ratings")).to_have_attribute("data-total", "200")
         page.locator("#teach").click()
         card = page.locator(".teach")
