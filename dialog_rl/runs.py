@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,8 +208,15 @@ def remove_run(home: Path, run_id: str) -> None:
 
 
 @contextmanager
-def training_lock(home: Path, run_id: str) -> Iterator[None]:
+def training_lock(home: Path, run_id: str = "starting") -> Iterator[Callable[[str], None]]:
     """Hold the right to train in this home; the system lets go when the process ends.
+
+    Args:
+        home: made if missing.
+        run_id: who others are told is training.
+
+    Yields:
+        What tells them another id, for a run that is made while the lock is held.
 
     Raises:
         TrainingError: another run holds it; names the run and its process.
@@ -230,10 +237,14 @@ def training_lock(home: Path, run_id: str) -> Iterator[None]:
                         "training here; wait for it or stop it"
                     ) from None
                 time.sleep(0.02)
-        stream.truncate(0)
-        stream.write(json.dumps({"run_id": run_id, "pid": os.getpid(), "since": time.time()}))
-        stream.flush()
-        yield
+
+        def name(run_id: str) -> None:
+            stream.truncate(0)
+            stream.write(json.dumps({"run_id": run_id, "pid": os.getpid(), "since": time.time()}))
+            stream.flush()
+
+        name(run_id)
+        yield name
 
 
 def running_run(home: Path) -> str | None:

@@ -112,10 +112,10 @@ def train(
         NotFound: there is no run to resume.
         PolicyError: the model or the adapter in service cannot be loaded.
     """
-    home.mkdir(parents=True, exist_ok=True)
     run = open_run(home, resume_run_id) if resume_run_id else None
-    with training_lock(home, run.run_id if run else "starting"):
+    with training_lock(home) as name_holder:
         run = run or create_run(home, settings, model_name_or_path=model_name_or_path)
+        name_holder(run.run_id)
         with tqdm(total=1.0, disable=None if show_progress else True, bar_format=BAR) as bar:
             work = _Work(home, run, Teller(run, bar, progress), gate)
             try:

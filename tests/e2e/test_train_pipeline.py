@@ -113,15 +113,21 @@ def run(home, model, **changes):
 
 def test_ppo_from_a_store_ends_in_a_verdict_an_adapter_plots_and_metrics(tmp_path, model):
     fill(tmp_path)
-    told = []
+    told, others_see = [], set()
+
+    def tell(*a):
+        told.append(a)
+        others_see.update((run.run_id, run.state) for run in list_runs(tmp_path))
+
     result = train(
         TrainSettings(**SMALL),
         tmp_path,
         model_name_or_path=model,
-        progress=lambda *a: told.append(a),
+        progress=tell,
         show_progress=False,
         gate=QUICK,
     )
+    assert others_see == {(result.run_id, "running")}
     assert result.version is not None
     assert AdapterRegistry(tmp_path).current() == "base"
     (info,) = AdapterRegistry(tmp_path).list()
