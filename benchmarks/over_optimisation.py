@@ -160,18 +160,18 @@ def measure(args: argparse.Namespace, policy: Policy, name: str, seed: int) -> d
     )
     found = {}
     for side, pessimism in SIDES.items():
-        beside = home.with_name(f"{home.name}.{side.replace(' ', '-')}")
+        kept = f"{home.name}-{slug(side)}"
 
         def learn(pessimism: float = pessimism) -> dict[str, Any]:
             return trained(home, pessimism, args.episodes, args.every, seed)
 
-        run = loop.once(beside.with_suffix(".trained.json"), learn)
+        run = loop.once(args.work / f"{kept}.trained.json", learn)
         print(name, seed, side, run["said"], flush=True)
 
         def look(run_id: str = run["run"]) -> dict[str, Any]:
             return curves(policy, home, run_id, preference, prompts, base)
 
-        found[side] = loop.once(beside.with_suffix(".curves.json"), look) | {
+        found[side] = loop.once(args.work / f"{kept}.curves.json", look) | {
             "remarks": run["remarks"]
         }
     return found
