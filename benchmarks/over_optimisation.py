@@ -209,7 +209,7 @@ def draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     colours = dict(zip(SIDES, ("tab:blue", "tab:orange"), strict=True))
     for number, ((name, seed), sides) in enumerate(runs.items()):
         for side, curve in sides.items():
@@ -226,7 +226,7 @@ def draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
         axis.axvline(budget, color="gray", linewidth=0.8)
         axis.set(xlabel="PPO updates (line: default budget)", ylabel=label)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
