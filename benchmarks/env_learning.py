@@ -6,8 +6,10 @@
 For each seed: `dialog-rl train --env concierge` with default settings on the bundled model, as a
 process of its own, verdict and all within `--minutes`. Then the adapter talks with the same 300
 simulated users of the test split as the bundled model: their phrasings and names were never trained
-on, and they are others than the verdict's. Intervals are 95 %, bootstrapped over users; gains are
-paired by user. Grounding errors, replies and text measures stand beside.
+on, and they are others than the verdict's. Each user is met `--times` times: replies are drawn, and
+one conversation says little about a user. Intervals are 95 %, bootstrapped over users; gains are
+paired by user. Grounding errors, replies and text measures stand beside, with intervals as wide as
+those of one conversation with each user.
 
 `--rewards learned` trains on the learned reward alone: simulated users of the train split rate
 every reply of 300 conversations with the bundled model (a thumb, `dialog-rl simulate`), the ratings
@@ -78,20 +80,52 @@ RATED = 300
 """Conversations whose replies are rated."""
 
 
-def talk(policy: Policy, version: str, users: int) -> dict[str, Any]:
+class _MetAgain(DialogEnv):
+    """The same users over and over: a seed beyond the last user's is the first user's again.
+
+    Replies are drawn from the whole seed, so the conversations with one user differ.
+    """
+
+    users: int
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Begin the conversation with the user of a seed."""
+        user = None if seed is None else FIRST_USER + (seed - FIRST_USER) % self.users
+        return super().reset(seed=user, options=options)
+
+
+def talk(policy: Policy, version: str, users: int, times: int) -> dict[str, Any]:
     """Let a version talk with the users, sampled as in the chat; return what is published."""
     domain = load_domain("concierge")
+
+    def env() -> DialogEnv:
+        made = _MetAgain(domain, split="test")
+        made.users = users
+        return made
+
     episodes = converse(
         model_agent(DialogManager(policy), version),
-        lambda: DialogEnv(domain, split="test"),
-        range(FIRST_USER, FIRST_USER + users),
+        env,
+        range(FIRST_USER, FIRST_USER + users * times),
         batch_size=64,
         version=version,
         groups=policy.decode_groups,
     )
+    rounds = [episodes[n * users : (n + 1) * users] for n in range(times)]
+    success = np.mean([[e.success for e in met] for met in rounds], axis=0).tolist()
+    measures = [measure(met) for met in rounds]
+    averaged = {
+        name: {
+            end: float(np.mean([getattr(m[name], end) for m in measures]))
+            for end in ("value", "low", "high")
+        }
+        for name in measures[0]
+    }
     return {
-        "success": [float(e.success) for e in episodes],
-        "measures": {name: asdict(i) for name, i in measure(episodes).items()},
+        "success": success,
+        "measures": averaged | {"success": asdict(mean_interval(success))},
         "conversations": [conversation(e) for e in episodes[:10]],
     }
 
@@ -151,10 +185,10 @@ def one_run(args: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
         if version is not None:
             registry = AdapterRegistry(args.work / name)
             policy.add_version(version, registry.path(version))
-        after = talk(policy, version or BASE_VERSION, args.users)
+        after = talk(policy, version or BASE_VERSION, args.users, args.times)
         return {"kind": kind, "seed": seed, **trained, **after}
 
-    return loop.once(args.work / f"{name}.{args.users}.json", compare)
+    return loop.once(args.work / f"{name}.{args.met}.json", compare)
 
 
 def rows_of(
@@ -220,7 +254,7 @@ def _gain(figure: str, gains: np.ndarray, command: str) -> ResultRow:
 def publish(args: argparse.Namespace, before: dict[str, Any]) -> None:
     """Print and write the figures and conversations of all finished runs."""
     kept = [
-        loop.load_json(args.work / f"{kind}-{seed}.{args.users}.json")
+        loop.load_json(args.work / f"{kind}-{seed}.{args.met}.json")
         for kind in KINDS
         for seed in range(100)
     ]
@@ -252,14 +286,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--minutes", type=float, default=20.0, help="of each training, verdict and all"
     )
     parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--times", type=int, default=4, help="conversations with each user")
     parser.add_argument("--rated", type=int, default=RATED, help="conversations that are rated")
     parser.add_argument("--work", type=Path, default=Path("work/env_learning"))
     parser.add_argument("flags", nargs="*", help="further flags of dialog-rl train, after --")
     args = parser.parse_args(argv)
+    args.met = f"{args.users}x{args.times}"
     torch.set_num_threads(2)
     before = loop.once(
-        args.work / f"before.{args.users}.json",
-        lambda: talk(Policy.load(None), BASE_VERSION, args.users),
+        args.work / f"before.{args.met}.json",
+        lambda: talk(Policy.load(None), BASE_VERSION, args.users, args.times),
     )
     for kind in args.rewards:
         for seed in args.seeds:

@@ -27,6 +27,8 @@ from reward_models.wording import NUMBER_WORDS
 
 MOST_NAMED = 2
 """A reply that names more things than this offers none of them."""
+MISLED_AGAIN = 2
+"""Patience that every offer against what was said costs beside its own 1, from the second on."""
 WRONG = "(wrong)"
 """Stands for an answer that is not in the catalogue."""
 
@@ -78,7 +80,7 @@ class AgendaUser:
         """The user said goodbye with nothing left to ask."""
         self.details_given = False
         """The user has told the details of the booking."""
-        self._relaxed = self._changed = False
+        self._relaxed = self._changed = self._misled = False
         self._asked: set[str] = set()
         self._pushed: list[Act] = []
         self._agenda = self._goal_acts()
@@ -130,6 +132,7 @@ class AgendaUser:
         steps = (self._offers, self._answered, self._booking, self._questions)
         helped = any([step(heard) for step in steps])  # a list: every step is taken
         self.patience -= (not helped) + heard.rude
+        self.patience -= MISLED_AGAIN * self._offered_wrong_again(heard, helped)
         if self.patience <= 0:
             acts: tuple[Act, ...] = (Act(name="give_up"),)
         else:
@@ -143,6 +146,15 @@ class AgendaUser:
         self._remember(said)
         self.satisfied = said.acts[-1].name == "bye"
         return UserTurn(text=said.text, acts=said.acts, heard=heard, helped=helped)
+
+    def _offered_wrong_again(self, heard: Heard, helped: bool) -> bool:
+        """Whether this offer goes against what was said, and not as the first.
+
+        It costs patience (``MISLED_AGAIN``), so that trying one entry after another does not pay.
+        """
+        wrong = self.focus is None and bool(heard.named) and not helped
+        again, self._misled = wrong and self._misled, wrong or self._misled
+        return again
 
     def _meant(self) -> list[Message]:
         """Return the booking's details once they were told, in whatever words: "tonight at six"."""

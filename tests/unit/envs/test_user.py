@@ -6,7 +6,7 @@ import pytest
 
 from dialog_rl.envs.domain import Domain
 from dialog_rl.envs.task import Catalogue, Goal
-from dialog_rl.envs.user import WRONG
+from dialog_rl.envs.user import MISLED_AGAIN, WRONG
 from tests.unit.envs.conftest import FERN, KETTLE, Talk
 
 CHEAP_NORTH = Goal(
@@ -56,6 +56,16 @@ def test_a_place_that_does_not_fit_is_corrected(talk: Any) -> None:
     t = talk(CHEAP_NORTH)
     assert t.hear("Copper Kettle is nice.") == ["correct"]
     assert t.user.focus is None
+
+
+def test_trying_one_place_after_another_costs_more_patience(talk: Any) -> None:
+    t = talk(CHEAP_NORTH)
+    costs, left = [], t.user.patience
+    for offer in ("Copper Kettle is nice.", "Which price range?", "Copper Kettle, then."):
+        t.hear(offer)
+        costs.append(left - t.user.patience)
+        left = t.user.patience
+    assert costs == [1, 1, 1 + MISLED_AGAIN]
 
 
 def test_a_condition_not_yet_said_is_said_without_blame(talk: Any) -> None:
