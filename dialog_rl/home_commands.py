@@ -90,8 +90,11 @@ def runs_list(home: Path) -> None:
     """Show every run with its state."""
     from dialog_rl.runs import list_runs
 
-    for run in list_runs(home):
+    found = list_runs(home)
+    for run in found:
         click.echo(run.describe())
+    if not found:
+        click.echo(f"no runs in {home}; `dialog-rl train` makes one", err=True)
 
 
 @runs.command("remove")

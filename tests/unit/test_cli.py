@@ -102,6 +102,15 @@ def test_an_error_the_user_can_mend_is_one_line_and_exit_code_1(
     assert "v9-nothing" in err
 
 
+def test_a_home_without_runs_says_so_beside_the_listing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", "list", "--home", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "dialog-rl train" in told.err
+
+
 def test_the_threads_of_every_command_sleep_when_they_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
