@@ -40,7 +40,7 @@ from benchmarks.results import RESULTS, ResultRow, write_results
 from dialog_rl.conversation import BASE_VERSION
 from dialog_rl.durable import write_text
 from dialog_rl.envs.dialog_env import DialogEnv, transcript
-from dialog_rl.envs.domain import load_domain
+from dialog_rl.envs.domain import Domain, load_domain
 from dialog_rl.envs.measures import Episode, measure
 from dialog_rl.evaluate import Interval, mean_interval
 from dialog_rl.manager import DialogManager
@@ -86,28 +86,24 @@ class _MetAgain(DialogEnv):
     Replies are drawn from the whole seed, so the conversations with one user differ.
     """
 
-    users: int
+    def __init__(self, domain: Domain, users: int) -> None:
+        super().__init__(domain, split="test")
+        self._users = users
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
         """Begin the conversation with the user of a seed."""
-        user = None if seed is None else FIRST_USER + (seed - FIRST_USER) % self.users
+        user = None if seed is None else FIRST_USER + (seed - FIRST_USER) % self._users
         return super().reset(seed=user, options=options)
 
 
 def talk(policy: Policy, version: str, users: int, times: int) -> dict[str, Any]:
     """Let a version talk with the users, sampled as in the chat; return what is published."""
     domain = load_domain("concierge")
-
-    def env() -> DialogEnv:
-        made = _MetAgain(domain, split="test")
-        made.users = users
-        return made
-
     episodes = converse(
         model_agent(DialogManager(policy), version),
-        env,
+        lambda: _MetAgain(domain, users),
         range(FIRST_USER, FIRST_USER + users * times),
         batch_size=64,
         version=version,

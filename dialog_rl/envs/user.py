@@ -131,8 +131,7 @@ class AgendaUser:
         self._pushed = []
         steps = (self._offers, self._answered, self._booking, self._questions)
         helped = any([step(heard) for step in steps])  # a list: every step is taken
-        self.patience -= (not helped) + heard.rude
-        self.patience -= MISLED_AGAIN * self._offered_wrong_again(heard, helped)
+        self._lose_patience(heard, helped)
         if self.patience <= 0:
             acts: tuple[Act, ...] = (Act(name="give_up"),)
         else:
@@ -147,14 +146,15 @@ class AgendaUser:
         self.satisfied = said.acts[-1].name == "bye"
         return UserTurn(text=said.text, acts=said.acts, heard=heard, helped=helped)
 
-    def _offered_wrong_again(self, heard: Heard, helped: bool) -> bool:
-        """Whether this offer goes against what was said, and not as the first.
+    def _lose_patience(self, heard: Heard, helped: bool) -> None:
+        """A reply that does not help costs patience, so does a rude one.
 
-        It costs patience (``MISLED_AGAIN``), so that trying one entry after another does not pay.
+        An offer against what was said costs ``MISLED_AGAIN`` more from the second on, so that
+        trying one entry after another does not pay.
         """
-        wrong = self.focus is None and bool(heard.named) and not helped
-        again, self._misled = wrong and self._misled, wrong or self._misled
-        return again
+        misled = self.focus is None and bool(heard.named) and not helped
+        self.patience -= (not helped) + heard.rude + MISLED_AGAIN * (misled and self._misled)
+        self._misled = self._misled or misled
 
     def _meant(self) -> list[Message]:
         """Return the booking's details once they were told, in whatever words: "tonight at six"."""
