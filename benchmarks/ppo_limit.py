@@ -22,9 +22,10 @@ format, the best of several tries and ways; memory by a product whose weight is 
 cache. The limit is the sum of the products at those rates. Not counted: norms, softmax, rotations,
 the optimizer, merging the adapter, choosing tokens, Python. `strict` leaves out the policy's
 forward of `score`, which the first epoch repeats when there is one minibatch. A share is limit over
-measured time. `same` is LoRA on all layers in float32, `default` the top quarter with passes and
-sampling in bfloat16. The interval is that of the extreme updates. About five minutes on two quiet
-cores.
+measured time. `same` is LoRA on all layers in float32; `default` is the top quarter, passes and
+sampling in what this machine gains by (`compute.choose_dtype`, as in a run); where that is float32,
+the bundled model's figures in bfloat16 stand beside it. The interval is that of the extreme
+updates. About eight minutes on two quiet cores.
 """
 
 import argparse
@@ -48,7 +49,7 @@ from dialog_rl.policy import Policy
 from dialog_rl.rollout import Batch
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
-from dialog_rl.train.compute import autocast_dtype
+from dialog_rl.train.compute import autocast_dtype, choose_dtype
 from dialog_rl.train.ppo import DialogPPOTrainer
 from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
@@ -251,7 +252,9 @@ def decode_seconds(batch: Batch, counted: Counter, dtype: torch.dtype) -> float:
     return read_once + steps * max(streamed, multiplied)
 
 
-def make_trainer(shape: Shape, updates: int, *, default: bool, folder: Path) -> DialogPPOTrainer:
+def make_trainer(
+    shape: Shape, updates: int, *, default: bool, dtype: str, folder: Path
+) -> DialogPPOTrainer:
     """Our trainer on a shape, with a reward that costs nothing."""
     model, tokenizer = base(shape)
     policy = Policy(model, tokenizer, name="benchmark")
@@ -263,11 +266,12 @@ def make_trainer(shape: Shape, updates: int, *, default: bool, folder: Path) -> 
         total_episodes=shape.batch * updates,
         response_length=shape.response,
         lora_layers="top_quarter" if default else "all",
-        dtype="bfloat16" if default else "float32",
+        dtype=dtype,  # type: ignore[arg-type]
         max_kl=1e6,
         max_seconds=1e9,
     )
-    sampling, precision = settings.rollout_sampling(), "bfloat16" if default else "weights"
+    sampling = settings.rollout_sampling()
+    precision = "bfloat16" if dtype == "bfloat16" else "weights"
     asked = prompts(shape, tokenizer, settings.total_episodes)
     return DialogPPOTrainer(
         actor=Actor(
@@ -298,13 +302,13 @@ def letters(prompts: Any, completions: Any, **_: Any) -> list[float | None]:
     return [float(len(set(c[0]["content"])) % 5 - 2) for c in completions]
 
 
-def measure(name: str, updates: int, *, default: bool) -> list[ResultRow]:
+def measure(name: str, updates: int, *, default: bool, passes: str) -> list[ResultRow]:
     """Limit and measured time of each stage and of the whole update."""
-    shape, dtype = SHAPES[name], torch.bfloat16 if default else torch.float32
+    shape, dtype = SHAPES[name], getattr(torch, passes)
     taken: dict[str, list[float]] = {stage: [] for stage in STAGES}
     limits: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "repeated")}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(shape, updates, default=default, folder=Path(folder))
+        trainer = make_trainer(shape, updates, default=default, dtype=passes, folder=Path(folder))
         config = trainer.actor.policy.config
         for _ in range(updates):
             stamps = [time.perf_counter()]
@@ -322,7 +326,8 @@ def measure(name: str, updates: int, *, default: bool) -> list[ResultRow]:
                 limits[stage].append(seconds(products, dtype))
             for stage, a, b in zip(STAGES, stamps, stamps[1:], strict=False):
                 taken[stage].append(b - a)
-    return rows(shape, "default" if default else "same", name, taken, limits)
+    recipe = f"default in {passes}" if default else "same"
+    return rows(shape, recipe, name, taken, limits)
 
 
 def rows(
@@ -371,8 +376,12 @@ def main() -> None:
     args = parser.parse_args()
     found = []
     for name in args.shapes:
-        for default in (False, True):
-            part = measure(name, args.updates, default=default)
+        chosen = choose_dtype("auto", base(SHAPES[name])[0])
+        recipes = [(False, "float32"), (True, chosen)]
+        if name == "bundled" and chosen != "bfloat16":
+            recipes.append((True, "bfloat16"))
+        for default, passes in recipes:
+            part = measure(name, args.updates, default=default, passes=passes)
             for row in part:
                 print(f"{row.value:6.3f}  {row.figure}", flush=True)
             found += part

@@ -90,7 +90,7 @@ class TrainSettings:
     progress_weight: float = 0.0
     """With env: weight of potential-based shaping: a reply is paid at once for how much nearer it
     brought success, and all of it is taken back by the end, so that the best policy stays."""
-    fresh_names: float = 0.7
+    fresh_names: float = 0.3
     """With env: share of the words in names and facts that are made up anew for every update, so
     that the policy learns to read the catalogue instead of knowing it; 0 keeps the domain's own."""
     max_turns: int = 20

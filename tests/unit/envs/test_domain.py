@@ -47,6 +47,14 @@ def test_what_users_say_in_test_is_never_said_in_training_also_after_choices(
         assert not said["train"] & said["test"]
 
 
+def test_users_in_training_have_many_ways_to_say_everything(concierge: Domain) -> None:
+    spoken = [p for p in every_phrase(concierge) if p is not concierge.instructions]
+    assert min(len(set(p.train)) for p in spoken) >= 6
+    assert sum(len(p.train) for p in spoken) > 1000
+    for act in ("request", "ask"):
+        assert len(concierge.says[act].train) >= 30
+
+
 def test_names_of_the_two_splits_share_no_entry(concierge: Domain) -> None:
     names = {
         split: {e.fields.get("name") for e in concierge.entries if e.split == split} - {None}
