@@ -35,16 +35,16 @@ def test_what_users_say_in_test_is_never_said_in_training_also_after_choices(
     concierge: Domain,
 ) -> None:
     rng = np.random.default_rng(0)
-    for phrases in every_phrase(concierge):
-        said = {
-            split: {
-                expand(rng, template).strip(string.punctuation + " ")
-                for template in phrases.of(split)  # type: ignore[arg-type]
-                for _ in range(40)
-            }
-            for split in ("train", "test")
+    said = {
+        split: {
+            expand(rng, template).strip(string.punctuation + " ")
+            for phrases in every_phrase(concierge)
+            for template in phrases.of(split)  # type: ignore[arg-type]
+            for _ in range(40)
         }
-        assert not said["train"] & said["test"]
+        for split in ("train", "test")
+    }
+    assert not said["train"] & said["test"]
 
 
 def test_users_in_training_have_many_ways_to_say_everything(concierge: Domain) -> None:
