@@ -113,7 +113,7 @@ def _check_base(folder: Path, base_id: str) -> None:
     if trained_on is not None and str(trained_on).split("@")[-1] != base_id.split("@")[-1]:
         raise PolicyError(
             f"adapter {folder.name} was trained on {trained_on}, but the model here is {base_id}; "
-            "start with --model_name_or_path of its base, or train an adapter for this one"
+            "start with --model_name_or_path of its base, or run `dialog-rl adapters promote base`"
         )
 
 

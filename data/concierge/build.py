@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -33,23 +34,31 @@ from data.concierge.evaluate import Messages
 from data.concierge.generate import SEED, distinct, heldout
 from data.concierge.quizzes import write_quiz
 from data.concierge.readings import write_reading
+from data.concierge.spelling import ENTRIES, spelled
 from data.concierge.tokens import Encoded, encode_all, printed, train_tokenizer
 from data.concierge.training import ModelSettings, TrainSettings, new_model, train
 
 logger = logging.getLogger(__name__)
 Stages = tuple[list[Encoded], list[Encoded], list[Encoded], list[Encoded]]
 MAX_LENGTH = 512
+FIRST_ENTRIES = 4096
+"""Entries of the vocabulary until the last stage."""
 TOKENS = 12_000_000
+SPELLING_TOKENS = 3_000_000
 
 
 def examples(
-    tokenizer: PreTrainedTokenizerFast, dialogues: Iterator[Messages], count: int, name: str
+    tokenizer: PreTrainedTokenizerFast,
+    dialogues: Iterator[Messages],
+    count: int,
+    name: str,
+    larger: PreTrainedTokenizerFast | None = None,
 ) -> list[Encoded]:
-    """Encode `count` training dialogues; the few that are too long are left out."""
+    """Encode `count` training dialogues (see `encode_all`); the few that are too long are not."""
     found: list[Encoded] = []
     bar = tqdm(total=count, desc=name)
     while chunk := list(islice(dialogues, min(1000, count - bar.n))):
-        encoded = encode_all(tokenizer, chunk)
+        encoded = encode_all(tokenizer, chunk, larger)
         found += [example for example in encoded if len(example.ids) <= MAX_LENGTH]
         bar.update(len(chunk))
     bar.close()
@@ -77,6 +86,45 @@ def make_tokenizer(seed: int, count: int, vocab_size: int) -> PreTrainedTokenize
     records = distinct(seed, "train", count)
     texts = (printed(message) for record in records for message in record["messages"])
     return train_tokenizer(texts, vocab_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spelling:
+    """The last stage, which has a smaller vocabulary; see `spelling.py`."""
+
+    tokenizer: PreTrainedTokenizerFast
+    settings: TrainSettings
+    examples: list[Encoded]
+
+
+def last_stage(args: argparse.Namespace, larger: PreTrainedTokenizerFast) -> Spelling:
+    """Prepare the last stage: its tokenizer, settings and examples.
+
+    Its rates are lower than the others' and fall to zero once more; AdamW is enough for them.
+    """
+    tokenizer = make_tokenizer(args.seed, min(args.dialogues, 12_000), ENTRIES)
+    settings = TrainSettings(
+        tokens=args.spelling_tokens,
+        reading_share=0.0,
+        drill_share=0.0,
+        quiz_start=0.0,
+        batch_tokens=args.batch_tokens,
+        workers=args.workers,
+        matrix_optimiser="adamw",
+        lr_matrix=1e-3,
+        lr_other=1e-3,
+        warmup=0.05,
+        weight_decay=0.0,
+        autocast=False,
+        seed=args.seed + 1,
+    )
+    dialogues, quizzes = args.dialogues // 3, args.quizzes // 6
+    talks = spelled(tokenizer, args.seed, dialogues, quizzes)
+    return Spelling(
+        tokenizer=tokenizer,
+        settings=settings,
+        examples=examples(tokenizer, talks, dialogues + quizzes, "spelling", larger),
+    )
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -131,7 +179,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dialogues", type=int, default=26_000, help="training dialogues")
     parser.add_argument("--drills", type=int, default=8_000, help="short dialogues of stage two")
     parser.add_argument("--readings", type=int, default=3_000, help="exercises of stage one")
-    parser.add_argument("--quizzes", type=int, default=12_000, help="quizzes of the last stage")
+    parser.add_argument("--quizzes", type=int, default=12_000, help="quizzes beside them")
+    parser.add_argument(
+        "--spelling-tokens", type=int, default=SPELLING_TOKENS, help="tokens of the very last stage"
+    )
     parser.add_argument("--resume", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--resume-tokens", type=int, default=0, help="tokens they have seen")
     parser.add_argument("--heldout", type=int, default=400, help="held-out dialogues to measure on")
@@ -144,6 +195,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--snapshots", type=Path, help="folder renewed every four minutes")
     return parser.parse_args()
+
+
+def sitting(resumed: Path | None) -> dict[str, Any]:
+    """Return the seconds and the loss curve of what the resumed weights were made by."""
+    report = resumed / "training.json" if resumed is not None else None
+    if report is None or not report.exists():
+        return {"seconds": 0, "loss": []}
+    known: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    return known
 
 
 def command(words: Sequence[str]) -> str:
@@ -165,6 +225,7 @@ class Job:
     shape: ModelSettings
     settings: TrainSettings
     stages: Stages
+    spelling: Spelling
     output: Path
     snapshots: Path | None
     resume: Path | None
@@ -189,6 +250,8 @@ def work(rank: int, job: Job) -> None:
     model = new_model(job.shape, eos, pad, job.settings.seed)
     if job.resume is not None:
         model = evaluate.load(job.resume)
+        if model.config.vocab_size != job.shape.vocab_size:
+            raise ValueError(f"{job.resume} holds no snapshot from before the last stage")
 
     def snapshot(done: float) -> None:
         if rank == 0 and job.snapshots is not None:
@@ -197,8 +260,14 @@ def work(rank: int, job: Job) -> None:
 
     snapshot(0.0)
     curve = train(model, job.stages, job.settings, snapshot)
+    last = job.spelling
+    model.resize_token_embeddings(len(last.tokenizer))  # the first of them; ids keep their meaning
+    logger.info("names of any spelling")
+    seen = job.settings.tokens
+    more = train(model, (last.examples,) * len(job.stages), last.settings)
+    curve += [(seen + tokens, *parts) for tokens, *parts in more]
     if rank == 0:
-        save(model, job.tokenizer, job.output)
+        save(model, last.tokenizer, job.output)
         (job.output / "training.json").write_text(json.dumps({"loss": curve}))
     if job.settings.workers > 1:
         dist.destroy_process_group()
@@ -221,7 +290,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     started = time.monotonic()
-    tokenizer = make_tokenizer(args.seed, min(args.dialogues, 12_000), 4096)
+    tokenizer = make_tokenizer(args.seed, min(args.dialogues, 12_000), FIRST_ENTRIES)
     shape = ModelSettings(
         vocab_size=len(tokenizer),
         hidden_size=args.hidden_size,
@@ -237,31 +306,36 @@ def main() -> None:
         workers=args.workers,
         seed=args.seed,
     )
+    stages, spelling = all_examples(tokenizer, args), last_stage(args, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             tokenizer=tokenizer,
             shape=shape,
             settings=settings,
-            stages=all_examples(tokenizer, args),
+            stages=stages,
+            spelling=spelling,
             output=args.output,
             snapshots=args.snapshots,
             resume=args.resume,
             meeting=f"{folder}/meeting",
         )
         run(job)
-    figures = measure(args.output, tokenizer, args.seed, args.heldout)
+    figures = measure(args.output, spelling.tokenizer, args.seed, args.heldout)
+    before = sitting(args.resume)
     report = {
         "command": command(sys.argv[1:]),
-        "readings": len(job.stages[0]),
-        "drills": len(job.stages[1]),
-        "dialogues": len(job.stages[2]),
-        "quizzes": len(job.stages[3]) - len(job.stages[2]),
-        "seconds": round(time.monotonic() - started),
+        "readings": len(stages[0]),
+        "drills": len(stages[1]),
+        "dialogues": len(stages[2]),
+        "quizzes": len(stages[3]) - len(stages[2]),
+        "seconds": before["seconds"] + round(time.monotonic() - started),
         "parameters": evaluate.load(args.output).num_parameters(),
+        "spelled": len(spelling.examples),
         "settings": asdict(settings),
-        "shape": asdict(shape),
+        "spelling": asdict(spelling.settings),
+        "shape": {**asdict(shape), "vocab_size": len(spelling.tokenizer)},
         "figures": figures,
-        **json.loads((args.output / "training.json").read_text()),
+        "loss": before["loss"] + json.loads((args.output / "training.json").read_text())["loss"],
     }
     (args.output / "training.json").write_text(json.dumps(report, indent=1) + "\n")
     write_card(args.output, args.transcripts)

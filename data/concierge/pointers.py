@@ -7,7 +7,7 @@ training.py) instead of waiting for it to be found.
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -138,16 +138,19 @@ def pointers(
     starts = [[start for start, _ in spans] for spans in offsets]
     found: list[Pointer] = []
     for number, (start, end, facts) in repeats:
-        first = bisect_right(starts[number], start) - 1
-        for token in range(first, len(starts[number])):
-            low = max(starts[number][token], start)
+        here = starts[number]
+        first = bisect_left(here, here[bisect_right(here, start) - 1])
+        for token in range(first, len(here)):
+            low = max(here[token], start)
             if low >= end:
                 break
+            nth = token - bisect_left(here, here[token])  # the bytes of a letter share its start
             sources = []
             for fact in facts:
-                at = fact.start + low - start
-                source = bisect_right(starts[fact.message], at) - 1
-                if max(starts[fact.message][source], fact.start) == at:
+                there, at = starts[fact.message], fact.start + low - start
+                last = bisect_right(there, at) - 1
+                if max(there[last], fact.start) == at:
+                    source = min(bisect_left(there, there[last]) + nth, last)
                     sources.append(begins[fact.message] + source)
             if sources:
                 found.append((begins[number] + token - 1, tuple(sources)))

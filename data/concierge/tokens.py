@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from data.concierge.pointers import Pointer, gathers, mentions, pointers, wishes
@@ -90,6 +90,8 @@ class Encoded:
     """What the facts of the catalogue should know of their lines."""
     wishes: list[Pointer] = field(default_factory=list)
     """The user's words that ask for what a reply names."""
+    stressed: list[int] = field(default_factory=list)
+    """Positions of other tokens that weigh as much as those that repeat a fact."""
 
 
 def printed(message: Mapping[str, str]) -> str:
@@ -97,24 +99,50 @@ def printed(message: Mapping[str, str]) -> str:
     return (REPLY_PREFIX if message["role"] == "assistant" else "") + message["content"]
 
 
-def encode_all(
-    tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Sequence[Mapping[str, str]]]
-) -> list[Encoded]:
-    """Encode dialogues the way chat does, content apart from control tokens."""
+def _encode(tokenizer: PreTrainedTokenizerFast, contents: Sequence[str]) -> list[Encoding]:
     core = tokenizer.backend_tokenizer
     usual, core.encode_special_tokens = core.encode_special_tokens, True
-    contents = [printed(message) for messages in dialogues for message in messages]
-    encoded = iter(core.encode_batch(contents, add_special_tokens=False))
+    encoded: list[Encoding] = core.encode_batch(contents, add_special_tokens=False)
     core.encode_special_tokens = usual
+    return encoded
+
+
+def _overlapping(spans: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[int]:
+    """Return which of the spans share a character with one of the others."""
+    return [
+        n for n, (a, b) in enumerate(spans) if any(a < end and b > start for start, end in others)
+    ]
+
+
+def encode_all(
+    tokenizer: PreTrainedTokenizerFast,
+    dialogues: Sequence[Sequence[Mapping[str, str]]],
+    larger: PreTrainedTokenizerFast | None = None,
+) -> list[Encoded]:
+    """Encode dialogues the way chat does, content apart from control tokens.
+
+    Args:
+        tokenizer: What encodes.
+        dialogues: Their messages.
+        larger: A tokenizer of which `tokenizer` has the first entries; what the assistant writes
+            in pieces that are whole there is stressed.
+    """
+    contents = [printed(message) for messages in dialogues for message in messages]
+    encoded = iter(_encode(tokenizer, contents))
+    whole = iter(_encode(larger, contents) if larger is not None else ())
     special = {token: control_id(tokenizer, token) for token in SPECIAL}
     found = []
     for messages in dialogues:
         ids: list[int] = []
         written: list[bool] = []
-        offsets, begins = [], []
+        offsets, begins, stressed = [], [], []
         for message in messages:
-            content = next(encoded)
+            content, uncut = next(encoded), next(whole, None)
             begins.append(len(ids) + 1)
+            if uncut is not None and message["role"] == "assistant":
+                pieces = zip(uncut.ids, uncut.offsets, strict=True)
+                cut = [span for piece, span in pieces if piece >= len(tokenizer)]
+                stressed += [begins[-1] + n for n in _overlapping(content.offsets, cut)]
             before = len(printed(message)) - len(message["content"])
             offsets.append([(max(a - before, 0), b - before) for a, b in content.offsets])
             ids += [special[ROLES[message["role"]]], *content.ids, special[END]]
@@ -127,6 +155,7 @@ def encode_all(
                 pointers=pointers(repeats, offsets, begins),
                 gathers=gathers(messages[0]["content"], offsets[0], begins[0]),
                 wishes=wishes(messages, repeats, offsets, begins),
+                stressed=stressed,
             )
         )
     return found

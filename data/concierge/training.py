@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -47,13 +47,15 @@ class TrainSettings:
     pointing: float = 0.5
     """Weight of the losses on the taught heads (`pointing.py`), beside the loss on the tokens."""
     repeat_weight: float = 3.0
-    """Weight of a token that repeats a fact, where others have 1."""
+    """Weight of a token that repeats a fact or is stressed, where others have 1."""
     batch_tokens: int = 4096
     """Tokens in a step, over all workers."""
     workers: int = 2
     """Processes of one thread each; 1 trains in this process with torch's threads."""
+    matrix_optimiser: Literal["muon", "adamw"] = "muon"
+    """What trains the matrices; Muon computes in bfloat16, which not every CPU does fast."""
     lr_matrix: float = 0.005
-    """Peak learning rate of Muon (RMS-matched to AdamW)."""
+    """Peak learning rate of the matrices (Muon's is RMS-matched to AdamW)."""
     lr_other: float = 0.0025
     """Peak learning rate of AdamW."""
     warmup: float = 0.02
@@ -188,6 +190,8 @@ def losses(
     repeats = torch.zeros_like(written[:, 1:])
     real = targets.any(-1)
     repeats[torch.arange(len(batch))[:, None].expand_as(queries)[real], queries[real]] = True
+    for row, example in enumerate(batch):
+        repeats[row, [at - 1 for at in example.stressed]] = True
     weights = 1 + (settings.repeat_weight - 1) * repeats[written[:, 1:]].float()
     tokens = (each * weights).sum() / weights.sum()
     total = tokens + settings.pointing * (pointing + copying + gathering)
@@ -202,19 +206,26 @@ def layer_matrices(model: LlamaForCausalLM) -> list[torch.nn.Parameter]:
 def optimisers(
     model: LlamaForCausalLM, settings: TrainSettings
 ) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Return Muon for the matrices of the layers and AdamW for the rest, with their peak rates."""
+    """Return those for the matrices of the layers and for the rest, with their peak rates."""
     matrices = layer_matrices(model)
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
-    muon = torch.optim.Muon(
-        mine(matrices),
-        lr=settings.lr_matrix,
-        weight_decay=settings.weight_decay,
-        momentum=0.95,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    shared, decay = mine(matrices), settings.weight_decay
+    first: torch.optim.Optimizer
+    if settings.matrix_optimiser == "muon":
+        first = torch.optim.Muon(
+            shared,
+            lr=settings.lr_matrix,
+            weight_decay=decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        )
+    else:
+        first = torch.optim.AdamW(
+            shared, lr=settings.lr_matrix, betas=(0.9, 0.95), weight_decay=decay
+        )
     adamw = torch.optim.AdamW(rest, lr=settings.lr_other, betas=(0.9, 0.95), weight_decay=0.0)
-    return [(muon, settings.lr_matrix), (adamw, settings.lr_other)]
+    return [(first, settings.lr_matrix), (adamw, settings.lr_other)]
 
 
 def rate(done: float, warmup: float) -> float:

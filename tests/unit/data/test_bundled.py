@@ -48,4 +48,9 @@ def test_it_reads_the_time_of_a_train_and_the_number_of_a_taxi_from_its_prompt()
 def test_it_greets_says_what_it_can_do_and_declines_what_it_cannot() -> None:
     assert answer("hi").endswith("<|end|>")
     assert "taxi" in answer("what can you do?")
-    assert "cannot" in answer("write me a poem")
+    asked = (
+        *("write me a poem", "who should I vote for?", "who won the football match?"),
+        *("how do I cook rice?", "can you translate this to french?"),
+    )
+    declined = [re.search("cannot|can't|do not know|don't know", answer(text)) for text in asked]
+    assert sum(found is not None for found in declined) >= 4, declined

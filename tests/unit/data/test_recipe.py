@@ -68,7 +68,7 @@ def test_a_reading_exercise_says_only_what_the_prompt_lists() -> None:
 
 def test_the_recipe_runs_from_nothing_in_small_and_the_result_loads(tmp_path: Path) -> None:
     small = "--dialogues 60 --drills 40 --readings 40 --quizzes 20 --heldout 4"
-    run = "--tokens 4000 --batch-tokens 1000 --workers 1 --threads 1"
+    run = "--tokens 4000 --spelling-tokens 2000 --batch-tokens 1000 --workers 1 --threads 1"
     shape = "--transcripts 1 --hidden-size 256 --layers 2"
     command = [sys.executable, "-m", "data.concierge.build", "--output", str(tmp_path / "model")]
     done = subprocess.run(
