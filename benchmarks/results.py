@@ -24,8 +24,8 @@ HEAD = """# Benchmarks
 Every figure with the command that measures it again. Written by `make bench`
 (`python -m benchmarks.results`) from `benchmarks/results/*.json`; do not edit by hand.
 An interval is 95 % unless the figure says otherwise. "Bar" is the target that was set beforehand.
-The bundled model was renewed in the evening of 2026-11-26 (docs/decisions.md). Of the sections up
-to that date only these were measured with it: env_learning. The others used its predecessor.
+The bundled model was renewed in the evening of 2026-11-26, and simulated users hear more kinds of
+wrong facts since (docs/decisions.md): sections up to that date were measured before.
 """
 
 

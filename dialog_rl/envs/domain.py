@@ -11,6 +11,7 @@ user says comes in two lists, ``train`` and ``test``, that share no template: wh
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -234,6 +235,17 @@ class Domain:
                     )
             if self.goals and not any(w.split == split for w in self.goals):
                 raise ValueError(f"goals has none for the {split} split")
+
+    @cached_property
+    def condition_values(self) -> Mapping[str, Mapping[str, frozenset[str]]]:
+        """By kind and field of its conditions: the values that entries have."""
+        return {
+            name: {
+                c.field: frozenset(e.fields[c.field] for e in self.entries if e.kind == name) - {""}
+                for c in kind.conditions
+            }
+            for name, kind in self.kinds.items()
+        }
 
     def pool(self, kind: str, split: Split) -> list[Entry]:
         """Return the entries of a kind that a split may list, in the order of the file."""

@@ -3,7 +3,8 @@
 Success is the domain's test (``Domain.success``). Its parts: ``right_entry`` (the user settled on a
 listed thing that meets every condition), ``right_answers`` (every fact asked for was told
 rightly), ``booked`` (what was to be booked was confirmed, for that thing and with the right
-details) and ``nothing_invented`` (no reply held a fact that stands nowhere, or another thing's).
+details) and ``nothing_invented`` (no reply held a fact that stands nowhere, is another thing's, or
+describes a thing as it is not).
 Each is 1 or 0 per conversation; intervals are bootstrapped over conversations.
 """
 

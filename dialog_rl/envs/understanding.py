@@ -38,11 +38,13 @@ class Heard:
     """Names and numbers that stand nowhere in the conversation (``reward_models.rules.claims``)."""
     misattributed: int
     """Facts of another entry than the one it speaks of."""
+    misdescribed: int
+    """Conditions that the entry it speaks of does not meet, said of it nevertheless."""
 
     @property
     def grounding_errors(self) -> int:
         """How many facts are wrong."""
-        return self.invented + self.misattributed
+        return self.invented + self.misattributed + self.misdescribed
 
 
 def folded(text: str) -> str:
@@ -113,6 +115,7 @@ def understand(
     share = grounding([messages], [assistant_message(reply)])[0]
     conditions = catalogue.kinds[kind].conditions
     cues = domain.cues
+    subject = named[0] if len(named) == 1 else focus if not named else None
     return Heard(
         named=named,
         values=frozenset(found),
@@ -127,7 +130,8 @@ def understand(
         ),
         rude=politeness([[]], [assistant_message(reply)])[0] == -1.0,
         invented=0 if share is None else round((1 - share) * len(stated)),
-        misattributed=_misattributed(found, named, focus, catalogue, messages),
+        misattributed=_misattributed(found, subject, catalogue, messages) if subject else 0,
+        misdescribed=_misdescribed(reply, subject, domain) if subject else 0,
     )
 
 
@@ -150,19 +154,12 @@ def _named(
 
 
 def _misattributed(
-    found: dict[str, int],
-    named: tuple[Entry, ...],
-    focus: Entry | None,
-    catalogue: Catalogue,
-    messages: Sequence[Message],
+    found: dict[str, int], subject: Entry, catalogue: Catalogue, messages: Sequence[Message]
 ) -> int:
     """Count facts of other entries in a reply that speaks of one entry only.
 
     What the user has said is no such fact: "for 8" is not the price of some train.
     """
-    subject = named[0] if len(named) == 1 else focus if not named else None
-    if subject is None:
-        return 0
     facts = {
         entry.fields[fact.field]
         for entry in catalogue.entries
@@ -173,6 +170,24 @@ def _misattributed(
         value in facts and value not in subject.fields.values() and _pattern(value) not in said
         for value in found
     )
+
+
+def _misdescribed(reply: str, subject: Entry, domain: Domain) -> int:
+    """Count values of conditions in what a reply states of one entry, other than the entry's own.
+
+    "Golden Fern serves burger food" where it serves italian is what the user would like to hear. "I
+    have no burger place" and "it is not cheap" describe nothing, "booked for 5" tells a detail.
+    """
+    values = {v for some in domain.condition_values[subject.kind].values() for v in some}
+    own = {word for value in subject.fields.values() for word in words(value)}
+    cues = [cue for name in ("refusal", "not_booked", "booked") for cue in domain.cues[name]]
+    wrong = 0
+    for sentence in sentences(reply):
+        text = folded(sentence)
+        found = _found(text, (*subject.fields.values(), *values))
+        if "?" not in sentence and not has_cue(_without(text, found), cues):
+            wrong += sum(value in values and not own.issuperset(words(value)) for value in found)
+    return wrong
 
 
 _WORD_END = re.compile(r"\S(?=\s|$)")

@@ -111,6 +111,31 @@ def test_what_the_user_said_is_no_fact_of_another_place(hear: Any) -> None:
     assert hear("Golden Fern, for 2865 people.", said="for 2865 people").misattributed == 0
 
 
+@pytest.mark.parametrize(
+    ("reply", "wrong"),
+    [
+        ("Golden Fern is a cheap italian restaurant in the north.", 0),
+        ("Golden Fern serves burger food.", 1),
+        ("Golden Fern is in the east. It is expensive.", 2),
+        ("I have no burger place in the east, but Golden Fern.", 0),
+        ("I have no burger place. The closest is Golden Fern, cheap, italian.", 0),
+        ("Golden Fern is not expensive.", 0),
+        ("Golden Fern. Would you like something expensive?", 0),
+        ("Golden Fern or Copper Kettle, both expensive.", 0),
+    ],
+)
+def test_what_the_user_wants_to_hear_is_an_error_where_it_is_not_so(
+    reply: str, wrong: int, hear: Any
+) -> None:
+    heard = hear(reply, said="an expensive burger place in the east")
+    assert (heard.misdescribed, heard.grounding_errors) == (wrong, wrong)
+
+
+def test_without_a_name_the_entry_that_is_talked_about_is_described(hear: Any) -> None:
+    assert hear("It serves burger food.", focus=FERN).misdescribed == 1
+    assert hear("It serves burger food.").misdescribed == 0
+
+
 def test_an_invented_number_is_counted(hear: Any) -> None:
     assert hear("Golden Fern, phone 9999.").invented == 1
 
