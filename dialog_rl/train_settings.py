@@ -294,7 +294,7 @@ BRANCH_DEFAULTS: dict[str, Any] = {
     "num_generations": 8,
     "progress_weight": 1.5,
     "total_episodes": 12800,
-    "kl_target": 4.0,
+    "kl_target": 2.0,
 }
 """What PPO with simulated users starts from beside those, unless asked for another credit."""
 
