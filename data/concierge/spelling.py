@@ -15,11 +15,10 @@ from itertools import chain
 
 from transformers import PreTrainedTokenizerFast
 
+from data.concierge.evaluate import Messages
 from data.concierge.generate import distinct
 from data.concierge.pointers import TOWN, catalogue_lines
 from data.concierge.quizzes import write_quiz
-
-Messages = list[dict[str, str]]
 
 ENTRIES = 1536
 """Size of the vocabulary: the first of the tokenizer's entries."""

@@ -237,13 +237,13 @@ class Domain:
                 raise ValueError(f"goals has none for the {split} split")
 
     @cached_property
-    def condition_values(self) -> Mapping[str, Mapping[str, frozenset[str]]]:
-        """By kind and field of its conditions: the values that entries have."""
+    def condition_values(self) -> Mapping[str, frozenset[str]]:
+        """By kind: the values that entries have in the fields users put conditions on."""
         return {
-            name: {
-                c.field: frozenset(e.fields[c.field] for e in self.entries if e.kind == name) - {""}
-                for c in kind.conditions
-            }
+            name: frozenset(
+                e.fields[c.field] for e in self.entries if e.kind == name for c in kind.conditions
+            )
+            - {""}
             for name, kind in self.kinds.items()
         }
 

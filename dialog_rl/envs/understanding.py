@@ -178,7 +178,7 @@ def _misdescribed(reply: str, subject: Entry, domain: Domain) -> int:
     "Golden Fern serves burger food" where it serves italian is what the user would like to hear. "I
     have no burger place" and "it is not cheap" describe nothing, "booked for 5" tells a detail.
     """
-    values = {v for some in domain.condition_values[subject.kind].values() for v in some}
+    values = domain.condition_values[subject.kind]
     own = {word for value in subject.fields.values() for word in words(value)}
     cues = [cue for name in ("refusal", "not_booked", "booked") for cue in domain.cues[name]]
     wrong = 0
