@@ -196,9 +196,21 @@ def rows_of(
         start = before["measures"][name]
         rows.append(_row(f"{name}, before ({users} unseen users)", start, command))
         rows += [
-            _after(f"{name}, after, {run['kind']} {run['seed']}", name, start, run, command)
+            _judged(
+                f"{name}, after, {run['kind']} {run['seed']}",
+                name,
+                start,
+                run["measures"][name],
+                command,
+            )
             for run in runs
         ]
+        for kind in KINDS if name in NOT_WORSE else ():
+            values = [run["measures"][name]["value"] for run in runs if run["kind"] == kind]
+            if len(values) > 1:
+                figure = f"{name}, after, mean of {len(values)} seeds, {kind}"
+                mean = {"value": float(np.mean(values)), "low": None, "high": None}
+                rows.append(_judged(figure, name, start, mean, command))
     for kind in KINDS:
         mine = [run for run in runs if run["kind"] == kind]
         gains = [np.subtract(run["success"], before["success"]) for run in mine]
@@ -220,7 +232,7 @@ def rows_of(
     return rows
 
 
-def _row(figure: str, interval: dict[str, float], command: str, **bar: Any) -> ResultRow:
+def _row(figure: str, interval: dict[str, Any], command: str, **bar: Any) -> ResultRow:
     finite = interval["low"] is not None and interval["low"] == interval["low"]
     return ResultRow(
         figure=figure,
@@ -232,10 +244,9 @@ def _row(figure: str, interval: dict[str, float], command: str, **bar: Any) -> R
     )
 
 
-def _after(
-    figure: str, name: str, start: dict[str, float], run: dict[str, Any], command: str
+def _judged(
+    figure: str, name: str, start: dict[str, Any], now: dict[str, Any], command: str
 ) -> ResultRow:
-    now = run["measures"][name]
     if name not in NOT_WORSE:
         return _row(figure, now, command)
     worse = NOT_WORSE[name] * (now["value"] - start["value"])

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks import loop
 from benchmarks.env_learning import FIRST_USER
@@ -292,7 +291,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draft", action="store_true", help="print only: publish nothing")
     parser.add_argument("flags", nargs="*", help="further flags of dialog-rl train, after --")
     args = parser.parse_args(argv)
-    torch.set_num_threads(2)
     before = talk(Policy.load(None), args.work, BASE_VERSION, "sample", args.users)
     runs: dict[str, list[dict[str, Any]]] = {}
     for name in args.only:
