@@ -105,6 +105,7 @@ class CandidateReader:
         ):
             _, last = two_depths(
                 self._trunk,
+                (torch.arange(width) == width - 1).expand(ids.shape).to(device),
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 position_ids=(mask.cumsum(-1) - 1).clamp_(min=0).to(device),
@@ -123,6 +124,7 @@ class CandidateReader:
             own = torch.arange(longest) < sizes[:, None]
             middle, last = two_depths(
                 self._trunk,
+                own.to(device),
                 input_ids=tokens.to(device),
                 attention_mask=torch.cat([mask[owner], own.long()], 1).to(device),
                 position_ids=(lengths[owner, None] + torch.arange(longest)).to(device),

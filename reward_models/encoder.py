@@ -72,26 +72,55 @@ def trunk_of(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def two_depths(trunk: nn.Module, **inputs: Any) -> tuple[Tensor, Tensor]:
+def two_depths(
+    trunk: nn.Module, wanted: Tensor | None = None, **inputs: Any
+) -> tuple[Tensor, Tensor]:
     """What enters the layer in the middle, and the last hidden states, each (B, T, hidden).
 
     transformers' ``output_hidden_states`` would keep every layer's output to the end of the pass.
     Passes of other threads over the same modules are not listened to.
+
+    Args:
+        trunk: A transformer without its language-model head.
+        wanted: Which of the last states matter, bool, shape (B, T); None is all. The others lack
+            what the last layer's feed-forward part adds, if it has one named ``mlp``: it works on
+            each token by itself, so nothing else needs theirs.
+        inputs: Of the trunk's forward pass.
     """
     layers = decoder_layers(trunk)[1]
     seen: list[Tensor] = []
+    narrowed: list[Tensor] = []
     here = threading.get_ident()
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == here:
             seen.append(args[0] if args else kwargs["hidden_states"])
 
+    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if threading.get_ident() != here or not args or args[0].shape[:-1] != wanted.shape:
+            return None  # unpadded rows, for instance, as some encoders do
+        narrowed.append(args[0])
+        return args[0][wanted][None], *args[1:]
+
+    def widen(_: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
+        if threading.get_ident() != here or not narrowed:
+            return None
+        few, rest = (out, ()) if isinstance(out, Tensor) else (out[0], out[1:])
+        every = torch.zeros_like(narrowed.pop(), dtype=few.dtype).index_put((wanted,), few[0])
+        return (every, *rest) if rest else every
+
     middle = (len(layers) + 1) // 2
-    handle = layers[min(middle, len(layers) - 1)].register_forward_pre_hook(keep, with_kwargs=True)
+    handles = [
+        layers[min(middle, len(layers) - 1)].register_forward_pre_hook(keep, with_kwargs=True)
+    ]
+    part = getattr(layers[-1], "mlp", None)
+    if wanted is not None and isinstance(part, nn.Module):
+        handles += [part.register_forward_pre_hook(narrow), part.register_forward_hook(widen)]
     try:
         last: Tensor = trunk(**inputs)[0]
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return (seen[-1] if middle < len(layers) else last), last
 
 
@@ -236,6 +265,7 @@ class Reader:
         with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             middle, last = two_depths(
                 trunk or self.trunk,
+                reply.bool().to(device),
                 input_ids=inputs.to(device),
                 attention_mask=mask.long().to(device),
             )
