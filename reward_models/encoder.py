@@ -97,7 +97,9 @@ def two_depths(
             seen.append(args[0] if args else kwargs["hidden_states"])
 
     def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if threading.get_ident() != here or not args or args[0].shape[:-1] != wanted.shape:
+        if wanted is None or threading.get_ident() != here:
+            return None
+        if not args or args[0].shape[:-1] != wanted.shape:
             return None  # unpadded rows, for instance, as some encoders do
         narrowed.append(args[0])
         return args[0][wanted][None], *args[1:]
