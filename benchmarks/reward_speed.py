@@ -7,7 +7,7 @@ reward model is fitted to them with the default settings on the bundled model, i
 included, and scores replies to held-out dialogues, 32 at a time as PPO asks. Beside it, on the same
 base: TRL's own RewardTrainer (LoRA, one pass over a tenth as many pairs, time scaled up), and
 transformers' forward passes alone over the same replies, batches of 32 padded to the longest. Wall
-time on two threads, the median of three for scoring. About 3 core-minutes.
+time on two threads, the median of nine for scoring. About 4 core-minutes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from reward_models.encoder import Backbone, Reader
 from reward_models.learned import LearnedReward
 
 COMMAND = "python -m benchmarks.reward_speed"
-RATERS, SCORED, BATCH, REPEATS = 10, 512, 32, 3
+RATERS, SCORED, BATCH, REPEATS = 10, 512, 32, 9
 FIT_BAR, SCORE_BAR = 60.0, 200.0
 
 Replies = tuple[list[tuple[Message, ...]], list[str]]
@@ -135,11 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     reward, report = LearnedReward.fit(judgements, backbone=backbone)
     fit, used = time.perf_counter() - began, time.process_time() - used
     print(f"fit {fit:.1f} s ({used:.1f} s of processor time), agreement {report.agreement:.3f}")
-    tenth = [j for j in judgements if j.signal == "choice"][: max(8, ratings // 10)]
-    theirs = trl_seconds(policy, tenth) * ratings / len(tenth)
     held = turns(heldout_dialogues())[:SCORED]
     replies: Replies = ([prompt for _, prompt, _ in held], [reply for *_, reply in held])
     ours, plain = score_rate(reward, replies), plain_rate(backbone, replies)
+    tenth = [j for j in judgements if j.signal == "choice"][: max(8, ratings // 10)]
+    theirs = trl_seconds(policy, tenth) * ratings / len(tenth)
     n = len(judgements)
     rows = [
         ResultRow(
