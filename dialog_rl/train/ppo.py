@@ -413,7 +413,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         metrics["lr"] = self.lr_scheduler.get_last_lr()[0]
         metrics["episode"] = float(progress.update * settings.batch_size)
         metrics["eps"] = round(metrics["episode"] / progress.seconds, 2)
-        metrics["seconds"] = round(progress.seconds, 2)
+        metrics["turns"], metrics["seconds"] = float(progress.turns), round(progress.seconds, 2)
         self.controller.update(health.kl, len(batch.episodes))
         progress.kl_coef = self.controller.coef
         self.state.global_step = progress.update

@@ -70,6 +70,7 @@ def test_the_bundled_model_trains_with_simulated_users_and_is_judged_on_unseen_o
         "dialogues/success",
         "objective/kl",
     } <= set(records[0])
+    assert records[1]["turns"] > records[0]["turns"] >= 8  # replies said to simulated users
     verdict = json.loads((result.folder / "verdict.json").read_text())
     by_name = {m["name"]: m for m in verdict["measures"]}
     assert by_name["success"]["ok"] == (by_name["success"]["low"] > 0)
