@@ -56,8 +56,7 @@ class Beliefs:
     @classmethod
     def of(cls, weight: Tensor, factor: Tensor) -> "Beliefs":
         """From a fitted head: its mode (D,), and F with Var[w . phi] = |F phi|^2, (D, D)."""
-        wide = factor.double()
-        return cls(weight, wide.T @ wide)
+        return cls(weight, factor.T @ factor)
 
     def information(self, votes: Tensor, about: Tensor | None = None) -> Tensor:
         """Information that each vote is expected to give, in nats, shape (P,).

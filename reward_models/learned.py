@@ -327,7 +327,7 @@ def _freeze(
     mean = free @ fit.weight
     return {
         "weight": fit.weight,
-        "factor": factor.float().contiguous(),  # twice as fast to read, half the file
+        "factor": factor,
         "centre": mean.mean(),
         "scale": mean.std().clamp(min=1e-3),
         "mean_spread": spread(free, factor).mean(),

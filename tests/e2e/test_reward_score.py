@@ -62,11 +62,11 @@ def test_every_shape_of_line_is_scored_and_each_reply_is_named(
     assert best["score"] > worst["score"] and best["spread"] > 0
     assert found[3]["scores"] == found[2]["scores"]
     reward = load_reward(home / "reward_model")
-    assert best["score"] == pytest.approx(reward.score(ASK, "Yes."), abs=1e-6)
+    assert best["score"] == pytest.approx(reward.score(ASK, "Yes."), abs=1e-9)
     # In logits and before it is bounded: mean and spread are those of moments().
     mean, spread = reward.moments([ASK], ["Yes."])
     assert best["mean"] == pytest.approx(float(mean), abs=1e-9)
-    assert best["spread"] == pytest.approx(float(spread), abs=1e-6)
+    assert best["spread"] == pytest.approx(float(spread), abs=1e-9)
 
 
 def test_bad_lines_are_named_and_the_good_ones_kept(
@@ -135,5 +135,5 @@ def test_a_batch_is_scored_as_its_lines_alone(home: Path, tmp_path: Path) -> Non
     reward = load_reward(home / "reward_model")
     ask = [{"role": "user", "content": "q"}]
     for k in (0, 63, 64, 149):
-        assert found[k]["score"] == pytest.approx(reward.score(ask, replies[k]), abs=1e-6)
+        assert found[k]["score"] == pytest.approx(reward.score(ask, replies[k]), abs=1e-9)
         assert len(found[k]["rules"]) == 11

@@ -138,7 +138,7 @@ def test_saving_and_loading_gives_the_same_scores(fitted, backbone, tmp_path):
     prompt = prompt_of(rng)
     replies = [reply_of(rng) for _ in range(5)]
     expected = [reward.score(prompt, reply) for reply in replies]
-    assert [again.score(prompt, reply) for reply in replies] == pytest.approx(expected, abs=1e-6)
+    assert [again.score(prompt, reply) for reply in replies] == pytest.approx(expected, abs=1e-9)
     assert again.report == report
     assert sorted(p.name for p in (tmp_path / "rm").iterdir()) == [
         "reward.json",
