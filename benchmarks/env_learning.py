@@ -18,9 +18,10 @@ reward and climbs it; what the environment pays never reaches the policy. The fi
 the minutes; the seconds that are published hold everything but the rating.
 
 Every finished step is kept below `--work` and skipped when started again, so one seed, one reward
-at a time will do (`--seeds 1 --rewards learned`); figures and conversations are published again
-after every seed, from all that is kept. The first ten conversations of the bundled model and of
-each kind of training, unedited, go to `benchmarks/results/env_learning_transcripts.md`.
+at a time will do (`--seeds 1 --rewards learned`); a reward's figures and conversations are
+published again after each of its seeds, from all that is kept, in files of their own:
+`env_learning` and `env_learning_learned`. The first ten conversations of the bundled model and of
+the trained one, unedited, go to `benchmarks/results/<either>_transcripts.md`.
 """
 
 import argparse
@@ -33,7 +34,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks import loop
 from benchmarks.results import RESULTS, ResultRow, write_results
@@ -258,30 +258,24 @@ def _gain(figure: str, gains: np.ndarray, command: str) -> ResultRow:
     return _row(figure, asdict(gain), command, bar="lower end at least 0.25", met=gain.low >= 0.25)
 
 
-def publish(args: argparse.Namespace, before: dict[str, Any]) -> None:
-    """Print and write the figures and conversations of all finished runs."""
-    kept = [
-        loop.load_json(args.work / f"{kind}-{seed}.{args.met}.json")
-        for kind in KINDS
-        for seed in range(100)
-    ]
+def publish(args: argparse.Namespace, before: dict[str, Any], kind: str) -> None:
+    """Print and write the figures and conversations of a kind's finished runs."""
+    kept = [loop.load_json(args.work / f"{kind}-{seed}.{args.met}.json") for seed in range(100)]
     runs = [run for run in kept if run is not None]
-    said = COMMAND if not args.flags else f"{COMMAND} -- {' '.join(args.flags)}"
+    said = COMMAND if kind == "environment" else f"{COMMAND} --rewards {kind}"
+    said = said if not args.flags else f"{said} -- {' '.join(args.flags)}"
     rows = rows_of(before, runs, args.users, said)
     for row in rows:
         interval = "" if row.low is None else f"{row.low:g} to {row.high:g}"
         print(f"{row.value!s:>8}  {interval:16} {row.figure}")
-    write_results("env_learning", rows)
+    name = "env_learning" if kind == "environment" else f"env_learning_{kind}"
+    write_results(name, rows)
     parts = ["# Ten unedited conversations of each: unseen simulated users\n"]
-    shown = [("The bundled model", before)]
-    for kind, words in KINDS.items():
-        first = next((run for run in runs if run["kind"] == kind), None)
-        if first is not None:
-            shown.append((f"After training with {words}, seed {first['seed']}", first))
-    for title, who in shown:
+    trained = f"After training with {KINDS[kind]}, seed {runs[0]['seed']}"
+    for title, who in (("The bundled model", before), (trained, runs[0])):
         parts.append(f"## {title}\n")
         parts += [f"{n}. {text}\n" for n, text in enumerate(who["conversations"], 1)]
-    write_text(RESULTS / "env_learning_transcripts.md", "\n".join(parts))
+    write_text(RESULTS / f"{name}_transcripts.md", "\n".join(parts))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -299,7 +293,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("flags", nargs="*", help="further flags of dialog-rl train, after --")
     args = parser.parse_args(argv)
     args.met = f"{args.users}x{args.times}"
-    torch.set_num_threads(2)
     before = loop.once(
         args.work / f"before.{args.met}.json",
         lambda: talk(Policy.load(None), BASE_VERSION, args.users, args.times),
@@ -308,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in args.seeds:
             run = one_run(args, kind, seed)
             print(kind, seed, run["said"], flush=True)
-            publish(args, before)
+            publish(args, before, kind)
     return 0
 
 
