@@ -1,6 +1,6 @@
 """Which way to learn from simulated users? Seven methods on equally many simulated turns.
 
-    python -m benchmarks.env_methods        (about 4 hours: 3 seeds; see --only and --work)
+    python -m benchmarks.env_methods        (about 4 hours: 3 seeds; see --only and --seeds)
 
 Each method is a command of the user's, on the bundled model, as a process of its own, and ends with
 the batch in which ``--turns`` replies have been said to simulated users of the train split:
@@ -11,9 +11,11 @@ the batch in which ``--turns`` replies have been said to simulated users of the 
 Then every one talks with the same 300 users of the test split, whose phrasings and names were never
 trained on: the adapters by plain sampling, best_of and q by picking among 8 candidates of the base
 model. Intervals are 95 %: over users for a seed; for the mean of the seeds a bootstrap copy takes a
-user with all its seeds. Gains are over the bundled model, paired by user. Every (method, seed) is
-kept below ``--work``: started again, the benchmark goes on. One (method, seed) takes 10 to 20
-minutes on two free cores.
+user with all its seeds. Gains are over the bundled model, paired by user.
+
+Every finished (method, seed) is a line of ``benchmarks/results/env_methods_runs.jsonl``, with its
+machine, commit and date; it is not run again while its line is there, and the table is of all
+lines with these turns and users. So the whole may be measured in parts: ``--only grpo --seeds 1``.
 
 What is not equal: q and best_of draw 8 candidates a turn, in q's training and in both's service;
 their users say no more than the others'. best_of's reward model is fitted to ``RATINGS`` thumbs, up
@@ -34,13 +36,13 @@ import numpy as np
 
 from benchmarks import loop
 from benchmarks.env_learning import FIRST_USER
-from benchmarks.results import ROOT, ResultRow, write_results
+from benchmarks.results import RESULTS, ROOT, ResultRow, commit, machine, write_results
 from dialog_rl.choosing import choosers
 from dialog_rl.config import Decode
 from dialog_rl.conversation import BASE_VERSION
 from dialog_rl.envs.dialog_env import DialogEnv
 from dialog_rl.envs.domain import load_domain
-from dialog_rl.envs.measures import Episode, difference, measure
+from dialog_rl.envs.measures import Episode, measure
 from dialog_rl.evaluate import Interval, mean_interval
 from dialog_rl.manager import DialogManager
 from dialog_rl.policy import Policy
@@ -48,6 +50,7 @@ from dialog_rl.registry import AdapterRegistry
 from dialog_rl.simulate import converse, model_agent
 
 COMMAND = "python -m benchmarks.env_methods"
+RUNS = RESULTS / "env_methods_runs.jsonl"
 PLOT = ROOT / "docs" / "env_methods.png"
 RATINGS = 1500
 CANDIDATES = 8
@@ -186,26 +189,40 @@ def talk(policy: Policy, home: Path, version: str, decode: Decode, users: int) -
     )
 
 
-def one(args: argparse.Namespace, name: str, seed: int, before: list[Episode]) -> dict[str, Any]:
-    """Train and compare; kept when finished."""
+def one(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Train, and talk with the unseen users; training is kept below ``--work`` when finished."""
     home = args.work / f"{name}-{seed}"
     trained = loop.once(
         args.work / f"{name}-{seed}.trained.json", lambda: learn(args, name, seed, home)
     )
+    version = trained["version"] or BASE_VERSION
+    after = talk(Policy.load(None), home, version, METHODS[name].decode, args.users)
+    return {
+        **settings(args),
+        "method": name,
+        "seed": seed,
+        "turns": trained["turns"],
+        "seconds": round(trained["seconds"]),
+        "measures": {n: round(i.value, 4) for n, i in measure(after).items()},
+        "successes": [int(e.success) for e in after],
+        "machine": machine(),
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
 
-    def compare() -> dict[str, Any]:
-        version = trained["version"] or BASE_VERSION
-        after = talk(Policy.load(None), home, version, METHODS[name].decode, len(before))
-        return {
-            **trained,
-            "method": name,
-            "seed": seed,
-            "measures": {n: asdict(i) for n, i in measure(after).items()},
-            "gain": asdict(difference(before, after)),
-            "successes": [float(e.success) for e in after],
-        }
 
-    return loop.once(args.work / f"{name}-{seed}.{len(before)}.json", compare)
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What runs must share to stand in one table."""
+    return {"about": args.turns, "users": args.users, "flags": args.flags}
+
+
+def finished(args: argparse.Namespace) -> dict[tuple[str, int], dict[str, Any]]:
+    """The kept runs with these settings by method and seed, in the table's order."""
+    lines = args.runs.read_text().splitlines() if args.runs.is_file() else []
+    runs = {(run["method"], run["seed"]): run for run in map(json.loads, lines)}
+    wanted = settings(args)
+    alike = {key: run for key, run in runs.items() if wanted.items() <= run.items()}
+    return dict(sorted(alike.items(), key=lambda item: (list(METHODS).index(item[0][0]), item[0])))
 
 
 def pooled(runs: Sequence[dict[str, Any]], less: Sequence[float] | None = None) -> Interval:
@@ -224,10 +241,10 @@ def rows_of(
         title = METHODS[name].title
         rows.append(_row(f"success, {title}, mean of {len(found)} seeds", pooled(found), command))
         rows.append(_row(f"gain in success, {title}", pooled(found, start), command))
-        seeds = ", ".join(f"{run['measures']['success']['value']:.3f}" for run in found)
+        seeds = ", ".join(f"{run['measures']['success']:.3f}" for run in found)
         told = ", ".join(f"{run['turns']:,}" for run in found)
         minutes = ", ".join(f"{run['seconds'] / 60:.0f}" for run in found)
-        wrong = np.mean([run["measures"]["grounding_errors"]["value"] for run in found])
+        wrong = np.mean([run["measures"]["grounding_errors"] for run in found])
         rows += [
             ResultRow(figure=f"success by seed, {title}", value=seeds, command=command),
             ResultRow(figure=f"simulated turns by seed, {title}", value=told, command=command),
@@ -268,7 +285,7 @@ def draw(before: list[Episode], runs: dict[str, list[dict[str, Any]]], path: Pat
         whole = pooled(found)
         error = [[whole.value - whole.low], [whole.high - whole.value]]
         axis.errorbar(whole.value, place, xerr=error, fmt="o", color="tab:blue", capsize=3)
-        dots = [run["measures"]["success"]["value"] for run in found]
+        dots = [run["measures"]["success"] for run in found]
         axis.plot(dots, [place] * len(dots), ".", color="tab:orange", markersize=5)
     axis.set_yticks(range(len(runs)), [METHODS[name].title for name in runs])
     axis.invert_yaxis()
@@ -284,27 +301,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--turns", type=int, default=4000, help="said to simulated users, about")
+    parser.add_argument("--turns", type=int, default=2000, help="said to simulated users, about")
     parser.add_argument("--minutes", type=float, default=30.0, help="limit of each training")
     parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--work", type=Path, default=Path("work/env_methods"))
-    parser.add_argument("--draft", action="store_true", help="print only: publish nothing")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where finished runs are kept")
     parser.add_argument("flags", nargs="*", help="further flags of dialog-rl train, after --")
     args = parser.parse_args(argv)
-    before = talk(Policy.load(None), args.work, BASE_VERSION, "sample", args.users)
-    runs: dict[str, list[dict[str, Any]]] = {}
     for name in args.only:
         for seed in args.seeds:
-            runs.setdefault(name, []).append(one(args, name, seed, before))
-            last = runs[name][-1]
-            print(name, seed, last["measures"]["success"], last["turns"], flush=True)
-    rows = rows_of(
-        before, runs, COMMAND if not args.flags else f"{COMMAND} -- {' '.join(args.flags)}"
-    )
+            if (name, seed) not in finished(args):
+                run = one(args, name, seed)
+                with args.runs.open("a") as file:
+                    file.write(json.dumps(run) + "\n")
+                print(name, seed, run["measures"]["success"], run["turns"], flush=True)
+    before = talk(Policy.load(None), args.work, BASE_VERSION, "sample", args.users)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for (name, _), run in finished(args).items():
+        runs.setdefault(name, []).append(run)
+    command = COMMAND if not args.flags else f"{COMMAND} -- {' '.join(args.flags)}"
+    rows = rows_of(before, runs, command)
     for row in rows:
         interval = "" if row.low is None else f"{row.low:g} to {row.high:g}"
         print(f"{row.value!s:>22}  {interval:16} {row.figure}")
-    if not args.draft:
+    if args.runs == RUNS:
         draw(before, runs, PLOT)
         write_results("env_methods", rows)
     return 0
