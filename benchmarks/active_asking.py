@@ -24,6 +24,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,11 +225,11 @@ def summary(runs: Sequence[dict[str, list[float]]], command: str) -> list[Result
             )
         )
     for how, title in (("active", "active asking"), ("random", "asking at random")):
-        for votes in (60, BAR, 200):
-            seen = [run[how][votes // EVERY - 1] for run in runs]
+        for count in (60, BAR, 200):
+            seen = [run[how][count // EVERY - 1] for run in runs]
             rows.append(
                 ResultRow(
-                    figure=f"{title}: pair accuracy on held-out prompts after {votes} votes, mean "
+                    figure=f"{title}: pair accuracy on held-out prompts after {count} votes, mean "
                     "of seeds, worst to best seed",
                     value=round(statistics.fmean(seen), 4),
                     low=round(min(seen), 4),
@@ -249,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     asked, held = turns(args.work)
     runs = [
-        loop.once(args.work / f"seed-{seed}.json", lambda seed=seed: measure(seed, asked, held))
+        loop.once(args.work / f"seed-{seed}.json", partial(measure, seed, asked, held))
         for seed in range(args.seeds)
     ]
     command = COMMAND if args.seeds == 5 else f"{COMMAND} --seeds {args.seeds}"

@@ -61,7 +61,7 @@ def _generate(policy: Policy, prompts: Sequence[Sequence[int]], params: Sampling
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
-    policy.model.generate(
+    policy.model.generate(  # type: ignore[operator]
         ids,
         attention_mask=mask,
         do_sample=True,

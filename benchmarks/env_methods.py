@@ -127,7 +127,9 @@ def turns_of(home: Path) -> int:
     told = [int(r["turns"]) for r in records if "turns" in r]
     if told:
         return told[-1]
-    by_step = {r["step"]: r["dialogues/turns"] for r in records if "dialogues/turns" in r}
+    by_step: dict[int, float] = {
+        r["step"]: r["dialogues/turns"] for r in records if "dialogues/turns" in r
+    }
     return round(BATCH * sum(by_step.values()))
 
 

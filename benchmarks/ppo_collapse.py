@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.ppo_runs import SETTINGS, WAYS, ours, prompt_pool
 from benchmarks.results import ResultRow, write_results
@@ -23,14 +24,26 @@ from dialog_rl.train.checkpoints import load_checkpoint
 from dialog_rl.train_settings import TrainSettings
 from reward_models.base import RewardFunction
 
+
+def longer(prompts: Any, completions: Any, **_: Any) -> list[float | None]:
+    """Characters, without bound."""
+    return [float(len(c[0]["content"])) for c in completions]
+
+
+def constant(prompts: Any, completions: Any, **_: Any) -> list[float | None]:
+    """Nothing to learn from."""
+    return [1.0] * len(completions)
+
+
+def courtesy(prompts: Any, completions: Any, **_: Any) -> list[float | None]:
+    """A reward that can be learned."""
+    return [polite(p, c[0]["content"]) for p, c in zip(prompts, completions, strict=True)]
+
+
 REWARDS: Mapping[str, RewardFunction] = {
-    "longer is better, without bound": lambda prompts, completions, **_: [
-        float(len(c[0]["content"])) for c in completions
-    ],
-    "the same for every reply": lambda prompts, completions, **_: [1.0] * len(completions),
-    "courtesy": lambda prompts, completions, **_: [
-        polite(p, c[0]["content"]) for p, c in zip(prompts, completions, strict=True)
-    ],
+    "longer is better, without bound": longer,
+    "the same for every reply": constant,
+    "courtesy": courtesy,
 }
 ABSURD = tuple(REWARDS)[:2]
 

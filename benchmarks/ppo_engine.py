@@ -74,7 +74,7 @@ def base(shape: Shape) -> tuple[Any, Any]:
         return policy.model, policy.tokenizer
     torch.manual_seed(0)
     config = LlamaConfig(
-        **shape.config,
+        **shape.sizes(),
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -230,6 +230,7 @@ def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
 def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:
     """Seconds of each update of our trainer, and MB held before."""
     from dialog_rl.policy import Policy
+    from dialog_rl.precision import Precision
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import autocast_dtype, choose_dtype
@@ -259,9 +260,9 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
     asked = prompts(shape, tokenizer, shape.batch * updates)
     sampling = settings.rollout_sampling()
 
-    def sampler(ids: Sequence[Sequence[int]], seeds: Sequence[int], module: Any) -> Any:
-        precision = "bfloat16" if chosen == "bfloat16" else "weights"
-        return policy.generate(ids, sampling, seeds, model=module, precision=precision)  # type: ignore[arg-type]
+    def sampler(prompts: Sequence[Sequence[int]], seeds: Sequence[int], model: Any) -> Any:
+        precision: Precision = "bfloat16" if chosen == "bfloat16" else "weights"
+        return policy.generate(prompts, sampling, seeds, model=model, precision=precision)
 
     learned = fitted_reward(policy, asked, autocast_dtype(chosen))
     with tempfile.TemporaryDirectory() as folder:
@@ -269,7 +270,7 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
             actor=Actor(
                 policy.model,
                 lora_r=RANK,
-                lora_layers=settings.lora_layers,
+                lora_layers=settings.adapted_layers(),
                 autocast_dtype=autocast_dtype(chosen),
             ),
             tokenizer=tokenizer,
@@ -395,7 +396,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        one(*args.one, args.updates)
+        side, name = args.one
+        one(side, name, args.updates)
         return
     found = [row for name in args.shapes for row in measure(name, args.rounds, args.updates)]
     for row in found:

@@ -79,7 +79,7 @@ def config_of(shape: Shape) -> Any:
     from transformers import Qwen2Config
 
     return Qwen2Config(
-        **(shape.config or {}),
+        **shape.sizes(),
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -169,7 +169,7 @@ def run_ours(shape: Shape, updates: int, device: str) -> dict[str, Any]:
         return policy.generate(ids, sampling, seeds, model=module)
 
     reward = build_reward(fitted_reward(policy, asked, None), settings)
-    actor = Actor(policy.model, lora_r=RANK, lora_layers=settings.lora_layers)
+    actor = Actor(policy.model, lora_r=RANK, lora_layers=settings.adapted_layers())
     with tempfile.TemporaryDirectory() as folder:
         trainer = DialogPPOTrainer(
             actor=actor,
@@ -180,7 +180,7 @@ def run_ours(shape: Shape, updates: int, device: str) -> dict[str, Any]:
             settings=settings,
             folder=Path(folder),
         )
-        trainer.improve = timed(trainer.improve, training, device)
+        trainer.improve = timed(trainer.improve, training, device)  # type: ignore[method-assign]
         seconds = update_seconds(trainer)
     replies, whole = shape.batch * shape.response, shape.batch * (shape.prompt + shape.response)
     return {

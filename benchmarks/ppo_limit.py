@@ -249,7 +249,7 @@ def decode_seconds(batch: Batch, counted: Counter, dtype: torch.dtype) -> float:
     multiplied = 2 * weights * rows / rate(rows, config.hidden_size, 2048, 0, dtype)
     steps = max(len(e.ids) for e in batch.episodes)
     read_once = seconds(prompt.forward(config.num_hidden_layers, top=True), dtype)
-    return read_once + steps * max(streamed, multiplied)
+    return float(read_once + steps * max(streamed, multiplied))
 
 
 def make_trainer(
@@ -276,7 +276,7 @@ def make_trainer(
     return DialogPPOTrainer(
         actor=Actor(
             policy.model,
-            lora_layers=settings.lora_layers,
+            lora_layers=settings.adapted_layers(),
             autocast_dtype=autocast_dtype(settings.dtype),
         ),
         tokenizer=tokenizer,
@@ -340,7 +340,7 @@ def rows(
     """The published figures; the first update is left out."""
     command = f"python -m benchmarks.ppo_limit --shapes {name}"
     title = f"{shape.title}, {recipe}"
-    whole = {
+    whole: dict[str, tuple[list[float], tuple[str, ...], tuple[str, ...]]] = {
         "update": (list(map(sum, zip(*taken.values(), strict=True))), STAGES, ()),
         "strict": (list(map(sum, zip(*taken.values(), strict=True))), STAGES, ("repeated",)),
         **{stage: (taken[stage], (stage,), ()) for stage in STAGES},

@@ -1,6 +1,7 @@
 """What `ppo_engine.py` measures on: three models with their prompts, batches and bars."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,10 @@ class Shape:
     """Of a random Llama; None is the bundled model."""
     bars: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Least speed-up of `same` and of `default`, most share of the memory."""
+
+    def sizes(self) -> dict[str, Any]:
+        """``config`` as keyword arguments of a configuration class."""
+        return dict(self.config or {})
 
 
 SHAPES = {

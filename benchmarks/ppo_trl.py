@@ -17,7 +17,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForSequenceClassification, PrinterCallback
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 from dialog_rl.policy import Policy

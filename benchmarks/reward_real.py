@@ -35,10 +35,10 @@ from benchmarks.results import ROOT, ResultRow, write_results
 from dialog_rl.reward.choosing import installed_encoder
 from dialog_rl.reward.ratings import file_ratings
 from reward_models.base import Judgement
+from reward_models.calibration import first_good
 from reward_models.encoder import Backbone
 from reward_models.fitting import Prepared, extended, prepare
 from reward_models.head import assemble
-from reward_models.heldout import first_good
 from reward_models.learned import LearnedReward
 from reward_models.likelihood import star_level
 from reward_models.rating import RatingModel

@@ -204,7 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=1536, help="of PPO")
     parser.add_argument("--data", nargs="*", default=[], metavar="KIND=FILE")
     parser.add_argument("--no_results", action="store_true", help="print only")
-    args, args.flags = parser.parse_known_args(argv)
+    args, flags = parser.parse_known_args(argv)
+    args.flags = flags
     args.files = {name: Path(path) for name, path in (item.split("=", 1) for item in args.data)}
     args.work.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -55,7 +55,7 @@ _ASIDE = (
 
 def summaries(count: int = 1200) -> list[Row]:
     """Minutes of a meeting with asides; the summary says who does what until when."""
-    rng, rows = random.Random(0), {}
+    rng, rows = random.Random(0), dict[str, Row]()
     while len(rows) < count:
         who, what, when = rng.choice(_WHO), rng.choice(_WHAT), rng.choice(_WHEN)
         facts = [

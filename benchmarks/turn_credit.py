@@ -237,7 +237,7 @@ def episodes_needed(seed: int, rate: float, *, by_turn: bool, most: int = 60_000
         credit = whiten(credit, talks.mask)
         step = gradients(policy, talks, credit).mean(0)
         sizes = [p.numel() for p in policy.parameters()]
-        for p, part in zip(policy.parameters(), step.split(sizes), strict=True):
+        for p, part in zip(policy.parameters(), torch.split(step, sizes), strict=True):
             p.data += rate * part.view(p.shape)
         _learn(critic, talks, returns)
         if float(exact_return(policy).detach()) >= goal:

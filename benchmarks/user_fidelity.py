@@ -107,13 +107,14 @@ def rows_of(name: str, report: Fidelity) -> list[ResultRow]:
     rows = []
     for key, meaning in shown.items():
         got = report.distances[key]
-        interval = {} if got.low != got.low else {"low": got.low, "high": got.high}
+        known = got.low == got.low
         rows.append(
             ResultRow(
                 figure=f"{name} against unseen people: {meaning}",
                 value=got.value,
                 command=COMMAND,
-                **interval,
+                low=got.low if known else None,
+                high=got.high if known else None,
             )
         )
     for key, meaning in (("turns", "turns per conversation"), ("words", "words per turn")):

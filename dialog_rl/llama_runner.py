@@ -298,7 +298,7 @@ class LlamaRunner:
     def _project(self, layer: _Layer, x: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [T, H, D] and keys [T, K, D], and values [T, K, D]."""
         heads = layer.qkv(self._normed(x)).float().view(len(x), -1, self._width)
-        pairs = heads[:, : self._heads + self._kv_heads].unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
+        pairs = heads[:, : self._heads + self._kv_heads].unflatten(-1, (-1, 2))
         turned = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(2)
         v = heads[:, self._heads + self._kv_heads :]
         return turned[:, : self._heads], turned[:, self._heads :], v

@@ -74,7 +74,7 @@ class _Slots:
 
     def _record(self, filled: int) -> None:
         """Record a step; the steps of the warm-up wrote into slots that the real ones overwrite."""
-        beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside: Any = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(_WARM_UP):

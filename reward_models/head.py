@@ -112,7 +112,7 @@ def fit_map(
         torch.autograd.backward(total)
         return total
 
-    final = optimizer.step(loss)  # type: ignore[no-untyped-call]
+    final = optimizer.step(loss)
     done = RatingModel(*[*(t.detach() for t in rating.tensors()), *multipliers])
     return Fit(weight.detach(), done, float(final.detach()))
 

@@ -136,7 +136,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     copy = LlamaForCausalLM(model.config)
     copy.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
     copy.load_state_dict(state)
-    copy.generation_config.update(  # type: ignore[no-untyped-call]
+    copy.generation_config.update(
         bos_token_id=None,
         eos_token_id=model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,
@@ -279,7 +279,7 @@ def run(job: Job) -> None:
         work(0, job)
     else:
         workers = job.settings.workers
-        spawn(work, (job,), nprocs=workers)  # type: ignore[no-untyped-call]
+        spawn(work, (job,), nprocs=workers)
 
 
 def main() -> None:

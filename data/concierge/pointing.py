@@ -148,7 +148,7 @@ class Pointing:
         asking = asking.view(split).transpose(1, 2)
         asking, keys = apply_rotary_pos_emb(asking, keys, cos, sin)
         at = queries[:, None, :, None].expand(-1, self.key_heads, -1, self.dim)
-        scores = asking.gather(2, at) @ keys.transpose(2, 3) / self.dim**0.5
+        scores: torch.Tensor = asking.gather(2, at) @ keys.transpose(2, 3) / self.dim**0.5
         later = torch.arange(width)[None, None] > queries[:, :, None]
         return scores.float().masked_fill(later[:, None], -torch.inf)
 

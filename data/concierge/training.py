@@ -272,7 +272,7 @@ def train(
         done = seen / settings.tokens
         batch = next(streams[sum(done >= bound for bound in bounds)])
         loss, parts = losses(model, batch, settings)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         means, tokens = average(
             list(model.parameters()), parts, sum(len(example.ids) for example in batch)
         )

@@ -148,7 +148,7 @@ class Learner:
         values = self.q(batch.features)
         loss = q_loss(values, batch.said, targets, batch.offered, batch.logged, settings.cql_alpha)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.q.parameters(), settings.max_grad_norm)
         self._optimizer.step()
         follow(self.target.parameters(), self.q.parameters(), FOLLOW)

@@ -72,7 +72,7 @@ def imitate_episodes(
         loss_sum = 0.0
         for m in torch.randperm(len(batch.passes), generator=generator).tolist():
             loss = -actor.score(trunks[m], batch.passes[m], TEMPERATURE).logprobs.mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             for group in optimizer.param_groups:
                 group["lr"] = settings.sft_learning_rate * (1 - done / total)
