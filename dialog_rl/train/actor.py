@@ -234,14 +234,14 @@ class Actor:
     def reference(self) -> Iterator[None]:
         """Within it the adapter is the one of the start: score() speaks for the reference."""
         parameters = self.adapter_parameters()
-        live = {name: p.data for name, p in parameters.items()}
-        for name, p in parameters.items():
-            p.data = self._start[name]
+        live = {name: parameters[name].data for name in self._start}
+        for name, data in self._start.items():
+            parameters[name].data = data
         try:
             yield
         finally:
-            for name, p in parameters.items():
-                p.data = live[name]
+            for name, data in live.items():
+                parameters[name].data = data
 
     def decoder(self) -> nn.Module:
         """A copy for sampling with the adapter merged in; make a new one after each update."""

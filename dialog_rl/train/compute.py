@@ -1,7 +1,7 @@
-"""Which arithmetic the training passes use on this machine: measured, not assumed.
+"""Which arithmetic the training passes use on this machine, and how much stands in one of them.
 
-bfloat16 matrix products run many times faster than float32 on some processors (those with AMX, or
-a GPU) and slower on others; nothing but a measurement tells.
+The arithmetic is measured, not assumed: bfloat16 matrix products run many times faster than float32
+on some processors (those with AMX, or a GPU) and slower on others; nothing but a measurement tells.
 """
 
 import time
@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 
+from dialog_rl.train_settings import TrainSettings
+
 WORTH = 0.75
 """bfloat16 must take less than this share of float32's time to be worth its rounding."""
+LEAST_PER_PASS = 4
+"""Episodes in a pass, where there are as many: fewer make the products small."""
 
 
 def choose_dtype(wanted: str, model: Any) -> str:
@@ -48,3 +52,19 @@ def choose_dtype(wanted: str, model: Any) -> str:
 def autocast_dtype(name: str) -> torch.dtype | None:
     """The autocast type of a chosen name; None for float32."""
     return torch.bfloat16 if name == "bfloat16" else None
+
+
+def episodes_at_once(dtype: torch.dtype | None) -> int:
+    """Episodes in work at one time, shared out among the cores, by the passes' arithmetic.
+
+    Half the bytes: twice as many fit the processor's cache.
+    """
+    return 16 if dtype is torch.bfloat16 else 8
+
+
+def episodes_per_pass(settings: TrainSettings, at_once: int, cores: int) -> int:
+    """Episodes per pass, so that every core has one and every minibatch is whole passes."""
+    replies = settings.batch_size // settings.num_mini_batches
+    wanted = min(at_once, replies) // cores
+    most = max(wanted, LEAST_PER_PASS, settings.num_generations)
+    return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

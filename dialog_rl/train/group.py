@@ -1,9 +1,10 @@
 """GRPO and RLOO: several replies to each prompt, judged against one another, and no critic.
 
 TRL's own trainers with their losses, loops and metrics, on our rails: the same prompts, rewards,
-adapter, run folder and gate as PPO. Two things are ours: token ids made by the chat's own renderer,
-so that what a person typed never becomes a control token, and replies drawn by our decoder. The
-reference of the KL term is the adapter as it was at the start, its weight is ``kl_coef``.
+adapter, run folder and gate as PPO. Three things are ours: token ids made by the chat's own
+renderer, so that what a person typed never becomes a control token, replies drawn by our decoder,
+and log-probabilities by the actor's passes. The reference of the KL term is the adapter as it was
+at the start, its weight is ``kl_coef``.
 """
 
 import time
@@ -17,14 +18,12 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from dialog_rl.rollout import SampledReply, Sampler, TrainingPrompt, sampling_seeds
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.group_passes import REFERENCE, ActorLogprobs
 from dialog_rl.train.trl_rails import LogCallback, run_quietly, shared_arguments
 from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Message, assistant_message
 from reward_models.chat_template import render_ids
 from reward_models.composite import TOTAL, CompositeReward
-
-REFERENCE = "ref"
-"""TRL's name for the copy of the adapter that it measures KL from."""
 
 
 class _Draws:
@@ -41,8 +40,8 @@ class _Draws:
         return self._sampler(prompts, seeds, self._actor.decoder())
 
 
-class _OurReplies:
-    """What a trainer of TRL's gets from us: the chat's prompt ids and our decoder's replies."""
+class _OurReplies(ActorLogprobs):
+    """What a trainer of TRL's gets from us: prompt ids as in chat, replies, log-probabilities."""
 
     draws: _Draws
     processing_class: PreTrainedTokenizerBase
@@ -203,6 +202,7 @@ def train_group(
         callbacks=[LogCallback(log), Clock(settings, tell)],
     )
     trainer.draws = _Draws(actor, sampler, settings.seed)
+    trainer.answer_by(actor, settings)
     run_quietly(trainer)
     drop_reference(actor)
 

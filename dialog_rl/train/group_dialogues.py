@@ -2,17 +2,15 @@
 
 The conversations with one user are a group and are compared with one another; what the user said
 stands between the policy's own tokens and is learned from by neither. TRL's losses: GRPO knows such
-a mask; for RLOO, whose ratio is that of the whole sequence, log-probabilities of the user's tokens
-are set to 0, under the policy, the old policy and the reference alike.
+a mask; RLOO's ratio is that of the whole conversation, in which the user's tokens count 0 under the
+policy, the old policy and the reference alike.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -20,6 +18,7 @@ from dialog_rl.rollout import Episode
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector
 from dialog_rl.train.group import Clock, drop_reference, fill_gaps, group_arguments
+from dialog_rl.train.group_passes import ActorLogprobs
 from dialog_rl.train.trl_rails import LogCallback, run_quietly
 from dialog_rl.train_settings import TrainSettings
 
@@ -51,9 +50,9 @@ class Conversations:
         prompts = [[self._end_id] if e is None else list(e.prompt.ids) for e in self._episodes]
         return prompts, [[self._end_id] if e is None else list(e.ids) for e in self._episodes]
 
-    def sampled(self, ids: Sequence[int]) -> list[int]:
-        """1 for each of a conversation's ids that the policy sampled, else 0."""
-        return [int(own) for own in self._masks.get(tuple(ids), (False,) * len(ids))]
+    def sampled(self, ids: Sequence[int]) -> tuple[bool, ...]:
+        """Which of a conversation's ids the policy sampled."""
+        return self._masks.get(tuple(ids), (False,) * len(ids))
 
     def scores(self, size: int, log: Callable[[str, float], None]) -> list[float]:
         """Reward of every conversation held last; those without one take their group's mean."""
@@ -63,10 +62,18 @@ class Conversations:
         return fill_gaps([None if e is None else e.score for e in self._episodes], size)
 
 
-class _WholeGRPO(GRPOTrainer):  # type: ignore[misc]
-    """GRPO whose completions are conversations."""
+class _Whole(ActorLogprobs):
+    """A trainer of TRL's whose completions are conversations."""
 
     conversations: Conversations
+
+    def own(self, ids: Sequence[int]) -> Sequence[bool]:
+        """Those that the user did not say."""
+        return self.conversations.sampled(ids)
+
+
+class _WholeGRPO(_Whole, GRPOTrainer):  # type: ignore[misc]
+    """GRPO on them."""
 
     def rollout(self, prompts: Any, trainer: Any) -> dict[str, Any]:
         """As TRL's ``rollout_func``: ``env_mask`` marks the policy's own tokens."""
@@ -75,39 +82,18 @@ class _WholeGRPO(GRPOTrainer):  # type: ignore[misc]
             "prompt_ids": prompt_ids,
             "completion_ids": ids,
             "logprobs": None,
-            "env_mask": [self.conversations.sampled(one) for one in ids],
+            "env_mask": [[int(own) for own in self.own(one)] for one in ids],
         }
 
 
-class _WholeRLOO(RLOOTrainer):  # type: ignore[misc]
-    """RLOO whose completions are conversations."""
-
-    conversations: Conversations
+class _WholeRLOO(_Whole, RLOOTrainer):  # type: ignore[misc]
+    """RLOO on them."""
 
     def _generate(self, prompts: Any) -> Any:
         prompt_ids, ids = self.conversations.hold()
-        lengths = [float(sum(self.conversations.sampled(one))) for one in ids]
+        lengths = [float(sum(self.own(one))) for one in ids]
         self._metrics["train"]["completions/mean_length"].append(sum(lengths) / len(lengths))
         return prompt_ids, ids, [[{"role": "assistant", "content": ""}] for _ in ids]
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        logps, *rest = super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-        )
-        own = torch.zeros_like(logps)
-        kept = attention_mask[:, -logits_to_keep:].sum(1).tolist()
-        for row, count in enumerate(kept):
-            ids = input_ids[row, -logits_to_keep:][:count].tolist()
-            own[row, :count] = torch.tensor(self.conversations.sampled(ids), dtype=logps.dtype)
-        return (logps * own, *rest)
 
 
 def train_group_with_users(
@@ -149,6 +135,7 @@ def train_group_with_users(
         callbacks=[LogCallback(log), Clock(settings, tell, lambda: conversations.turns)],
     )
     trainer.conversations = conversations
+    trainer.answer_by(actor, settings)
     if settings.algo == "grpo":
         trainer.rollout_func = trainer.rollout
     run_quietly(trainer)

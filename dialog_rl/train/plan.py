@@ -27,6 +27,7 @@ from dialog_rl.precision import bfloat16_is_fast
 from dialog_rl.store import FeedbackStore
 from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
 from dialog_rl.train import sft
+from dialog_rl.train.compute import episodes_at_once, episodes_per_pass
 from dialog_rl.train.memory import (
     FLOAT,
     MB,
@@ -37,7 +38,6 @@ from dialog_rl.train.memory import (
     decode_slots,
     predict,
 )
-from dialog_rl.train.ppo import episodes_at_once, episodes_per_pass
 from dialog_rl.train_settings import TrainSettings
 from reward_models.backbone import decoder_layers, lora_config
 from reward_models.base import Judgement, Message

@@ -54,6 +54,7 @@ from dialog_rl.train.checkpoints import (
     optimizer_tensors,
     save_checkpoint,
 )
+from dialog_rl.train.compute import episodes_at_once, episodes_per_pass
 from dialog_rl.train.guards import (
     FLAT_UPDATES,
     MIN_SPREAD,
@@ -69,8 +70,6 @@ from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
 from dialog_rl.train_settings import TrainSettings
 from reward_models.side_by_side import side_by_side
 
-LEAST_PER_PASS = 4
-"""Episodes in a pass, where there are as many: fewer make the products small."""
 NO_REWARD = 1e-6
 """Below it, in spreads, a reply was paid what its siblings were, but for rounding."""
 IMPORTANCE_CAP = 2.0
@@ -451,19 +450,3 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         ):
             group["lr"] = base * rule(self.progress.update)
         self.state.global_step = self.progress.update
-
-
-def episodes_at_once(dtype: torch.dtype | None) -> int:
-    """Episodes in work at one time, shared out among the cores, by the passes' arithmetic.
-
-    Half the bytes: twice as many fit the processor's cache.
-    """
-    return 16 if dtype is torch.bfloat16 else 8
-
-
-def episodes_per_pass(settings: TrainSettings, at_once: int, cores: int) -> int:
-    """Episodes per pass, so that every core has one and every minibatch is whole passes."""
-    replies = settings.batch_size // settings.num_mini_batches
-    wanted = min(at_once, replies) // cores
-    most = max(wanted, LEAST_PER_PASS, settings.num_generations)
-    return max(d for d in range(1, min(replies, most) + 1) if replies % d == 0)

@@ -38,7 +38,7 @@ def low_bytes(prompts, completions, **columns):
 class Run:
     """One run of a sibling and everything it told."""
 
-    def __init__(self, folder, reward=low_bytes, **changes):
+    def __init__(self, folder, reward=low_bytes, layers="all", **changes):
         torch.set_num_threads(1)
         self.tokenizer = byte_tokenizer()
         self.policy = Policy(
@@ -50,7 +50,7 @@ class Run:
         self.actor = Actor(
             self.policy.model,
             lora_r=settings.lora_r,
-            lora_layers="all",
+            lora_layers=layers,
             seed=settings.seed,
         )
         self.asked, self.seeds, self.logs, self.told = [], [], [], []
@@ -118,7 +118,11 @@ def test_kl_holds_the_policy_near_its_start(tmp_path):
         Run(tmp_path / str(coef), algo="grpo", kl_coef=coef, total_episodes=320, batch_size=32)
         for coef in (0.001, 5.0)
     )
-    assert near.logs[-1]["kl"] < far.logs[-1]["kl"]
+    # One batch of 32 sampled replies says little: the last five of each.
+    mean_near, mean_far = (
+        sum([log["kl"] for log in r.logs if "kl" in log][-5:]) / 5 for r in (near, far)
+    )
+    assert mean_near < 0.9 * mean_far
 
 
 def test_the_run_ends_with_the_batch_in_which_its_time_is_up(tmp_path):

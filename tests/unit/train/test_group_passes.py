@@ -1,0 +1,109 @@
+"""What GRPO and RLOO are told by the actor is what TRL would have computed itself."""
+
+import pytest
+import torch
+from trl import GRPOTrainer, RLOOTrainer
+
+from dialog_rl.train.actor import Actor
+from dialog_rl.train.group_passes import ActorLogprobs
+from tests.unit.train.test_group import Run as Replies
+from tests.unit.train.test_group_dialogues import Run as Conversations
+
+TRAINERS = {"grpo": GRPOTrainer, "rloo": RLOOTrainer}
+SETTINGS = {"total_episodes": 48, "kl_coef": 0.1, "num_ppo_epochs": 2, "num_mini_batches": 2}
+ASKED = {"grpo": 3 * (2 + 4), "rloo": 3 * (2 + 4)}
+"""A batch: old policy and reference, then two minibatches in each of two epochs."""
+
+
+class Beside:
+    """Computes every answer a second time, by TRL, and keeps the largest differences."""
+
+    def __init__(self, monkeypatch, algo):
+        self.logps, self.entropies, self.slopes, self.others = [], [], [], []
+        self.references = 0
+        ours = ActorLogprobs._get_per_token_logps_and_entropies
+        theirs = TRAINERS[algo]._get_per_token_logps_and_entropies
+
+        def both(trainer, model, ids, mask, keep, *args, **kwargs):
+            found = ours(trainer, model, ids, mask, keep, *args, **kwargs)
+            wanted = theirs(trainer, model, ids, mask, keep, *args, **kwargs)
+            own = torch.zeros(len(ids), keep, dtype=torch.bool)
+            for row, count in enumerate(mask[:, -keep:].sum(1).tolist()):
+                said = ids[row, -keep:][:count].tolist()
+                own[row, :count] = torch.tensor(trainer.own(said), dtype=torch.bool)
+            self.compare(trainer, found, wanted, own)
+            return ours(trainer, model, ids, mask, keep, *args, **kwargs)  # graphs serve once
+
+        monkeypatch.setattr(ActorLogprobs, "_get_per_token_logps_and_entropies", both)
+
+    def compare(self, trainer, found, wanted, own):
+        self.logps.append(float((found[0] - wanted[0])[own].abs().max().detach()))
+        self.others.append(float(found[0][~own].abs().max().detach()) if (~own).any() else 0.0)
+        self.references += "ref" in trainer.model.active_adapters
+        if wanted[1] is not None:
+            self.entropies.append(float((found[1] - wanted[1])[own].abs().max().detach()))
+        if torch.is_grad_enabled():
+            weights = torch.arange(own.numel()).reshape(own.shape) * own
+            parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+            got, due = (
+                torch.autograd.grad((x[0] * weights).sum(), parameters, retain_graph=True)
+                for x in (found, wanted)
+            )
+            scale = max(float(g.abs().max()) for g in due)
+            self.slopes.append(
+                max(float((a - b).abs().max()) for a, b in zip(got, due, strict=True)) / scale
+            )
+
+
+def check(beside, algo):
+    assert len(beside.logps) == ASKED[algo]
+    assert beside.references == 3
+    assert max(beside.logps) < 5e-5  # the last places of float32
+    assert max(beside.others) == 0.0
+    assert len(beside.entropies) == len(beside.slopes) == 12
+    assert max(beside.entropies) < 1e-5
+    assert max(beside.slopes) < 1e-4
+
+
+@pytest.mark.parametrize("layers", ["all", "top_half"])
+@pytest.mark.parametrize("algo", ["grpo", "rloo"])
+def test_of_replies(tmp_path, monkeypatch, algo, layers):
+    beside = Beside(monkeypatch, algo)
+    Replies(tmp_path, algo=algo, layers=layers, **SETTINGS)
+    check(beside, algo)
+
+
+@pytest.mark.parametrize("layers", ["all", "top_half"])
+@pytest.mark.parametrize("algo", ["grpo", "rloo"])
+def test_of_conversations(tmp_path, monkeypatch, algo, layers):
+    beside = Beside(monkeypatch, algo)
+    Conversations(algo=algo, layers=layers, **SETTINGS).group(tmp_path)
+    check(beside, algo)
+
+
+def test_the_frozen_layers_run_once_for_old_policy_and_reference_and_once_for_all_epochs(
+    tmp_path, monkeypatch
+):
+    rows = []
+    trunk = Actor.trunk
+
+    def counted(actor, p):
+        rows.append(len(set(p.episodes.tolist())))
+        return trunk(actor, p)
+
+    monkeypatch.setattr(Actor, "trunk", counted)
+    run = Conversations(algo="grpo", layers="top_half", **SETTINGS | {"total_episodes": 16})
+    probed = sum(rows)  # by the actor when it was made
+    run.group(tmp_path)
+    assert sum(rows) - probed == 2 * 16
+
+
+@pytest.mark.parametrize("algo", ["grpo", "rloo"])
+def test_a_batch_in_which_nobody_could_be_scored_moves_nothing(tmp_path, algo):
+    run = Conversations(algo=algo, total_episodes=16)
+    before = {n: p.detach().clone() for n, p in run.actor.adapter_parameters().items()}
+    held = run.collector
+    run.collector = lambda update, decoder: [None] * len(held(update, decoder))
+    run.group(tmp_path)
+    after = run.actor.adapter_parameters()
+    assert all(torch.equal(p, after[n]) for n, p in before.items())
