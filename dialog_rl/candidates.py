@@ -9,6 +9,7 @@ that one Q-function fits them all.
 Vocabulary of shapes: B conversations, K candidates, T tokens, H hidden size, D features.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from dialog_rl.decode import left_padded
 from dialog_rl.losses import token_logprobs
 from dialog_rl.rollout import SampledReply
 from reward_models.base import Message
-from reward_models.encoder import trunk_of, two_depths
+from reward_models.encoder import alike, trunk_of, two_depths
 from reward_models.textual import (
     CONTEXT_FEATURES,
     REPLY_FEATURES,
@@ -32,8 +33,8 @@ LIKELIHOOD = ("logprob", "mean_logprob", "least_logprob", "mean_entropy", "log_t
 """Features of how the base sees the candidate, in nats and tokens."""
 _HIDDEN = 4
 """Hidden states a candidate: mean at half depth, mean and end at full depth, the prompt's end."""
-_TOGETHER = 4096
-"""Prompt tokens read in one pass, padding included."""
+_TOGETHER, _PADDING = 4096, 256
+"""Tokens of prompts, or of candidates, read in one pass; and of candidates' padding at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,40 @@ class Choice:
     ids: Sequence[int]
     """Of the conversation, generation prompt included."""
     candidates: Sequence[SampledReply]
+
+
+class _After:
+    """Candidates as they are read behind their conversations' keys and values."""
+
+    def __init__(
+        self,
+        owner: Tensor,
+        said: Sequence[Sequence[int]],
+        lengths: Tensor,
+        mask: Tensor,
+        device: torch.device,
+    ) -> None:
+        """Pad them.
+
+        Args:
+            owner: [N] conversation of each.
+            said: their N token ids.
+            lengths: [B] tokens of the conversations.
+            mask: [B, P] 1 where a conversation has one.
+            device: where they are read.
+        """
+        sizes = torch.tensor([len(one) for one in said])
+        longest = int(sizes.max())
+        tokens = torch.zeros(len(said), longest, dtype=torch.long)
+        for row, one in enumerate(said):
+            tokens[row, : len(one)] = torch.tensor(one)
+        own = torch.arange(longest) < sizes[:, None]
+        self.tokens, self.own = tokens.to(device), own.to(device)
+        self.inputs = {
+            "input_ids": self.tokens,
+            "attention_mask": torch.cat([mask[owner], own.long()], 1).to(device),
+            "position_ids": (lengths[owner, None] + torch.arange(longest)).to(device),
+        }
 
 
 class CandidateReader:
@@ -88,9 +123,13 @@ class CandidateReader:
             for i, c in enumerate(choices)
         ]
 
+    def _autocast(self) -> torch.autocast:
+        kind, on = self._autocast_dtype or torch.bfloat16, self._autocast_dtype is not None
+        return torch.autocast(self._model.device.type, kind, enabled=on)
+
     @torch.no_grad()
     def _hidden(self, choices: Sequence[Choice]) -> list[Tensor]:
-        """Likelihood and hidden states of the candidates, [K, 6 + 4 H] each, in one batch."""
+        """Likelihood and hidden states of the candidates, [K, 6 + 4 H] each."""
         from transformers import DynamicCache
 
         device = self._model.device
@@ -98,11 +137,7 @@ class CandidateReader:
         width = ids.shape[1]
         mask = (torch.arange(width) >= width - lengths[:, None]).long()
         cache = DynamicCache(config=self._model.config)
-        with torch.autocast(
-            device.type,
-            self._autocast_dtype or torch.bfloat16,
-            enabled=self._autocast_dtype is not None,
-        ):
+        with self._autocast():
             _, last = two_depths(
                 self._trunk,
                 (torch.arange(width) == width - 1).expand(ids.shape).to(device),
@@ -112,31 +147,27 @@ class CandidateReader:
                 past_key_values=cache,
                 use_cache=True,
             )
-            end = last[:, -1].float()
-            said = [reply.ids for c in choices for reply in c.candidates]
-            owner = torch.tensor([n for n, c in enumerate(choices) for _ in c.candidates])
-            cache.batch_select_indices(owner.to(device))
-            sizes = torch.tensor([len(s) for s in said])
-            longest = int(sizes.max())
-            tokens = torch.zeros(len(said), longest, dtype=torch.long)
-            for row, one in enumerate(said):
-                tokens[row, : len(one)] = torch.tensor(one)
-            own = torch.arange(longest) < sizes[:, None]
-            middle, last = two_depths(
-                self._trunk,
-                own.to(device),
-                input_ids=tokens.to(device),
-                attention_mask=torch.cat([mask[owner], own.long()], 1).to(device),
-                position_ids=(lengths[owner, None] + torch.arange(longest)).to(device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        middle, last = middle.float(), last.float()
-        states = self._pooled(middle, last, end[owner.to(device)], own.to(device))
-        told = self._likelihood(last, end[owner.to(device)], tokens.to(device), own.to(device))
+        drawn = [(n, tuple(r.ids)) for n, c in enumerate(choices) for r in c.candidates]
+        each = list(dict.fromkeys(drawn))  # a text that was drawn twice is read once
+        rows = torch.empty(len(each), self.width - self.counted + len(LIKELIHOOD))
+        for group in alike([len(ids) for _, ids in each], _TOGETHER, _PADDING):
+            owner = torch.tensor([each[k][0] for k in group])
+            seen = copy.copy(cache)
+            seen.layers = [copy.copy(layer) for layer in cache.layers]
+            seen.batch_select_indices(owner.to(device))
+            after = _After(owner, [each[k][1] for k in group], lengths, mask, device)
+            with self._autocast():
+                middle, states = two_depths(
+                    self._trunk, after.own, **after.inputs, past_key_values=seen, use_cache=True
+                )
+            middle, states, end = middle.float(), states.float(), last[owner.to(device), -1].float()
+            told = self._likelihood(states, end, after.tokens, after.own)
+            pooled = self._pooled(middle, states, end, after.own)
+            rows[group] = torch.cat([told, pooled], 1).cpu()
+        place = {key: row for row, key in enumerate(each)}
+        rows = rows[[place[key] for key in drawn]]
         finished = [float(r.finish_reason == "stop") for c in choices for r in c.candidates]
-        told[:, -1] = torch.tensor(finished)
-        rows = torch.cat([told, states], 1).cpu()
+        rows[:, len(LIKELIHOOD) - 1] = torch.tensor(finished)
         return list(torch.split(rows, [len(c.candidates) for c in choices]))
 
     def _pooled(self, middle: Tensor, last: Tensor, end: Tensor, own: Tensor) -> Tensor:

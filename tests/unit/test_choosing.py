@@ -1,5 +1,7 @@
 """Several candidates, one said: what is read of them, who picks, and what the chat stores."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,6 +69,23 @@ def test_candidates_read_side_by_side_are_read_as_if_each_stood_alone(family):
                 reply_features(choice.messages, reply.text), abs=1e-5
             )
             assert len(counted) == len(REPLY_FEATURES) + len(CONTEXT_FEATURES)
+
+
+def test_a_text_that_was_drawn_twice_is_read_once_and_told_of_twice(monkeypatch):
+    choice = choice_of(POLICY, HELLO)
+    first, *others = choice.candidates
+    cut = replace(first, finish_reason="length")
+    both = replace(choice, candidates=[first, *others, cut])
+    reader, read = CandidateReader(POLICY.model), []
+    pooled = reader._pooled
+    monkeypatch.setattr(reader, "_pooled", lambda *a: read.append(len(a[0])) or pooled(*a))
+    (rows,) = reader.read([both])
+    assert sum(read) == len({tuple(r.ids) for r in both.candidates}) < len(both.candidates)
+    finished = LIKELIHOOD.index("finished")
+    assert rows[-1, finished] == 0.0
+    assert rows[0, finished] == float(first.finish_reason == "stop")
+    same = [n for n in range(rows.shape[1]) if n != finished]
+    assert torch.equal(rows[0, same], rows[-1, same])
 
 
 def test_the_best_by_reward_is_said_and_one_without_a_score_only_if_none_has_any():
