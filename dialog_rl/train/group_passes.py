@@ -11,9 +11,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from dialog_rl.errors import TrainingError
 from dialog_rl.rollout import Batch, Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor, Trunk
 from dialog_rl.train.compute import episodes_at_once, episodes_per_pass
@@ -30,10 +32,19 @@ class ActorLogprobs:
     """A trainer's log-probabilities by the actor: a base of TRL's GRPOTrainer and RLOOTrainer."""
 
     temperature: float
-    """TRL sets it."""
+    """TRL sets it, and the accelerator."""
+    accelerator: Accelerator
 
     def answer_by(self, actor: Actor, settings: TrainSettings) -> None:
-        """Bind whose passes they are, before the first step."""
+        """Bind whose passes they are, before the first step.
+
+        Raises:
+            TrainingError: there are several processes, whose gradients would not be gathered.
+        """
+        if self.accelerator.num_processes > 1:
+            raise TrainingError(
+                f"{settings.algo} runs in one process so far; start it without accelerate launch"
+            )
         self.actor = actor
         self._per_pass = episodes_per_pass(settings, episodes_at_once(actor.autocast_dtype), 1)
         self._kept: dict[Asked, tuple[Tensor, Batch, list[Trunk]]] = {}

@@ -1,11 +1,15 @@
 """What GRPO and RLOO are told by the actor is what TRL would have computed itself."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from trl import GRPOTrainer, RLOOTrainer
 
+from dialog_rl.errors import TrainingError
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.group_passes import ActorLogprobs
+from dialog_rl.train_settings import TrainSettings
 from tests.unit.train.test_group import Run as Replies
 from tests.unit.train.test_group_dialogues import Run as Conversations
 
@@ -96,6 +100,13 @@ def test_the_frozen_layers_run_once_for_old_policy_and_reference_and_once_for_al
     probed = sum(rows)  # by the actor when it was made
     run.group(tmp_path)
     assert sum(rows) - probed == 2 * 16
+
+
+def test_several_processes_are_refused_before_the_first_step():
+    trainer = ActorLogprobs()
+    trainer.accelerator = SimpleNamespace(num_processes=2)
+    with pytest.raises(TrainingError, match="rloo runs in one process so far"):
+        trainer.answer_by(None, TrainSettings(algo="rloo"))
 
 
 @pytest.mark.parametrize("algo", ["grpo", "rloo"])
