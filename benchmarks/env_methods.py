@@ -286,14 +286,25 @@ def draw(before: list[Episode], runs: dict[str, list[dict[str, Any]]], path: Pat
     for place, found in enumerate(runs.values()):
         whole = pooled(found)
         error = [[whole.value - whole.low], [whole.high - whole.value]]
-        axis.errorbar(whole.value, place, xerr=error, fmt="o", color="tab:blue", capsize=3)
+        labels = ("mean of its seeds, 95 %", "one seed") if place == 0 else (None, None)
+        axis.errorbar(
+            whole.value, place, xerr=error, fmt="o", color="tab:blue", capsize=3, label=labels[0]
+        )
         dots = [run["measures"]["success"] for run in found]
-        axis.plot(dots, [place] * len(dots), ".", color="tab:orange", markersize=5)
+        axis.plot(
+            dots,
+            [place] * len(dots),
+            ".",
+            color="tab:orange",
+            markersize=5,
+            zorder=3,
+            label=labels[1],
+        )
     axis.set_yticks(range(len(runs)), [METHODS[name].title for name in runs])
     axis.invert_yaxis()
     axis.set_xlabel("success with unseen simulated users")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
