@@ -57,6 +57,9 @@ CANDIDATES = 8
 BATCH = 64
 
 
+DEFAULT: Decode = "sample"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to learn, and to reply afterwards."""
@@ -64,12 +67,18 @@ class Method:
     title: str
     flags: tuple[str, ...] = ()
     """Of ``dialog-rl train``."""
-    decode: Decode = "sample"
+    decode: Decode = DEFAULT
 
 
+BUNDLED = "bundled"
+"""The model that all start from, as if it were a method."""
 METHODS: dict[str, Method] = {
-    "ppo": Method(title="PPO, credit by turn", flags=("--algo", "ppo", "--credit", "turn")),
-    "ppo_branch": Method(title="PPO, several replies to every turn", flags=("--algo", "ppo")),
+    "ppo": Method(
+        title="PPO, credit by turn, one reply to each", flags=("--algo", "ppo", "--credit", "turn")
+    ),
+    "ppo_branch": Method(
+        title="PPO, credit by turn, several replies to each", flags=("--algo", "ppo")
+    ),
     "ppo_scalar": Method(
         title="PPO, one scalar a conversation", flags=("--algo", "ppo", "--credit", "dialogue")
     ),
@@ -193,12 +202,14 @@ def talk(policy: Policy, home: Path, version: str, decode: Decode, users: int) -
 
 def one(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Train, and talk with the unseen users; training is kept below ``--work`` when finished."""
-    home = args.work / f"{name}-{seed}"
-    trained = loop.once(
-        args.work / f"{name}-{seed}.trained.json", lambda: learn(args, name, seed, home)
-    )
-    version = trained["version"] or BASE_VERSION
-    after = talk(Policy.load(None), home, version, METHODS[name].decode, args.users)
+    home, decode = args.work / f"{name}-{seed}", DEFAULT
+    trained: dict[str, Any] = {"version": None, "turns": 0, "seconds": 0.0}
+    if name != BUNDLED:
+        decode = METHODS[name].decode
+        trained = loop.once(
+            args.work / f"{name}-{seed}.trained.json", lambda: learn(args, name, seed, home)
+        )
+    after = talk(Policy.load(None), home, trained["version"] or BASE_VERSION, decode, args.users)
     return {
         **settings(args),
         "method": name,
@@ -219,12 +230,16 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def finished(args: argparse.Namespace) -> dict[tuple[str, int], dict[str, Any]]:
-    """The kept runs with these settings by method and seed, in the table's order."""
+    """The kept runs with these settings by method and seed, in the table's order.
+
+    The bundled model comes first, as a method with one seed.
+    """
     lines = args.runs.read_text().splitlines() if args.runs.is_file() else []
     runs = {(run["method"], run["seed"]): run for run in map(json.loads, lines)}
     wanted = settings(args)
     alike = {key: run for key, run in runs.items() if wanted.items() <= run.items()}
-    return dict(sorted(alike.items(), key=lambda item: (list(METHODS).index(item[0][0]), item[0])))
+    order = [BUNDLED, *METHODS]
+    return dict(sorted(alike.items(), key=lambda item: (order.index(item[0][0]), item[0])))
 
 
 def pooled(runs: Sequence[dict[str, Any]], less: Sequence[float] | None = None) -> Interval:
@@ -234,11 +249,17 @@ def pooled(runs: Sequence[dict[str, Any]], less: Sequence[float] | None = None) 
 
 
 def rows_of(
-    before: list[Episode], runs: dict[str, list[dict[str, Any]]], command: str
+    before: dict[str, Any], runs: dict[str, list[dict[str, Any]]], command: str
 ) -> list[ResultRow]:
     """The published table."""
-    start = [float(e.success) for e in before]
-    rows = [_row("success, bundled model", mean_interval(start), command)]
+    start = before["successes"]
+    wrong = before["measures"]["grounding_errors"]
+    rows = [
+        _row("success, bundled model", pooled([before]), command),
+        ResultRow(
+            figure="wrong facts per reply, bundled model", value=round(wrong, 3), command=command
+        ),
+    ]
     for name, found in runs.items():
         title = METHODS[name].title
         rows.append(_row(f"success, {title}, mean of {len(found)} seeds", pooled(found), command))
@@ -246,7 +267,7 @@ def rows_of(
         seeds = ", ".join(f"{run['measures']['success']:.3f}" for run in found)
         told = ", ".join(f"{run['turns']:,}" for run in found)
         minutes = ", ".join(f"{run['seconds'] / 60:.0f}" for run in found)
-        wrong = np.mean([run["measures"]["grounding_errors"] for run in found])
+        wrong = float(np.mean([run["measures"]["grounding_errors"] for run in found]))
         rows += [
             ResultRow(figure=f"success by seed, {title}", value=seeds, command=command),
             ResultRow(figure=f"simulated turns by seed, {title}", value=told, command=command),
@@ -255,7 +276,7 @@ def rows_of(
             ),
             ResultRow(
                 figure=f"wrong facts per reply, {title}",
-                value=round(float(wrong), 3),
+                value=round(wrong, 3),
                 command=command,
             ),
         ]
@@ -272,7 +293,7 @@ def _row(figure: str, interval: Interval, command: str) -> ResultRow:
     )
 
 
-def draw(before: list[Episode], runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(before: dict[str, Any], runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Success of every method: the mean of the seeds with its interval, each seed a dot."""
     import matplotlib
 
@@ -280,7 +301,7 @@ def draw(before: list[Episode], runs: dict[str, list[dict[str, Any]]], path: Pat
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(7, 0.5 * len(runs) + 1.2), layout="constrained")
-    start = mean_interval([float(e.success) for e in before])
+    start = pooled([before])
     axis.axvspan(start.low, start.high, color="0.9", label="bundled model, 95 %")
     axis.axvline(start.value, color="0.5", linewidth=1)
     for place, found in enumerate(runs.values()):
@@ -321,17 +342,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=RUNS, help="where finished runs are kept")
     parser.add_argument("flags", nargs="*", help="further flags of dialog-rl train, after --")
     args = parser.parse_args(argv)
-    for name in args.only:
-        for seed in args.seeds:
-            if (name, seed) not in finished(args):
-                run = one(args, name, seed)
-                with args.runs.open("a") as file:
-                    file.write(json.dumps(run) + "\n")
-                print(name, seed, run["measures"]["success"], run["turns"], flush=True)
-    before = talk(Policy.load(None), args.work, BASE_VERSION, "sample", args.users)
+    for name, seed in [(BUNDLED, 0), *((n, s) for n in args.only for s in args.seeds)]:
+        if (name, seed) not in finished(args):
+            run = one(args, name, seed)
+            with args.runs.open("a") as file:
+                file.write(json.dumps(run) + "\n")
+            print(name, seed, run["measures"]["success"], run["turns"], flush=True)
     runs: dict[str, list[dict[str, Any]]] = {}
     for (name, _), run in finished(args).items():
         runs.setdefault(name, []).append(run)
+    (before,) = runs.pop(BUNDLED)
     command = COMMAND if not args.flags else f"{COMMAND} -- {' '.join(args.flags)}"
     rows = rows_of(before, runs, command)
     for row in rows:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.env_methods import METHODS, finished, pooled
+from benchmarks.env_methods import BUNDLED, METHODS, finished, pooled
 
 
 def run(method: str, seed: int, successes: list[int], about: int = 2000) -> dict[str, Any]:
@@ -22,9 +22,10 @@ def test_runs_with_other_settings_stay_out_and_the_table_has_the_methods_order(
     tmp_path: Path,
 ) -> None:
     mine = [run("q", 0, [1, 0]), run("ppo", 1, [0, 1]), run("ppo", 0, [1, 1])]
+    mine.append(run(BUNDLED, 0, [0, 0]))
     others = [run("ppo", 2, [1, 1], about=4000), run("ppo", 3, [1, 1, 1])]
     args = arguments(tmp_path / "runs.jsonl", *mine, *others)
-    assert list(finished(args)) == [("ppo", 0), ("ppo", 1), ("q", 0)]
+    assert list(finished(args)) == [(BUNDLED, 0), ("ppo", 0), ("ppo", 1), ("q", 0)]
     assert list(METHODS)[-1] == "q"
 
 
