@@ -55,8 +55,6 @@ PLOT = ROOT / "docs" / "env_methods.png"
 RATINGS = 1500
 CANDIDATES = 8
 BATCH = 64
-
-
 DEFAULT: Decode = "sample"
 
 
