@@ -210,7 +210,7 @@ class CandidateReader:
 
 
 def _counts(choice: Choice) -> Tensor:
-    """What can be counted about every candidate and the conversation, [K, 63]."""
+    """What can be counted about every candidate and the conversation, [K, 72]."""
     around = context_features(choice.messages)
     return torch.tensor(
         [[*reply_features(choice.messages, r.text), *around] for r in choice.candidates]

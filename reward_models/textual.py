@@ -1,15 +1,15 @@
 """What can be counted about a reply and its conversation, without any model.
 
 Small feedback sets are mostly about form: how long, how polite, does it ask, does it repeat, do its
-facts stand in the context. A learned reward finds such tastes from a few dozen ratings when they
-are given as numbers, where hidden states alone need many more. Nothing here knows a domain; words
-that are specific to the data are learned by :class:`Lexicon`.
+facts stand in the context, and in one line of it. A learned reward finds such tastes from a few
+dozen ratings when they are given as numbers, where hidden states alone need many more. Nothing here
+knows a domain; words that are specific to the data are learned by :class:`Lexicon`.
 """
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -37,7 +37,8 @@ REPLY_FEATURES = (
     "claims_known_share", "courtesy", "courtesy_any", "rude", "negations", "first_person",
     "second_person", "repeats", "distinct", "in_user", "in_system", "in_earlier", "novel",
     "takes_up", "twin", "same_as_before", "new_after_last", "markup", "very_short",
-    "echoes_user", *(f"words_{step}" for step in LENGTH_STEPS),
+    "echoes_user", "one_passage", "strays", "cites", "asked_met", "asked_missed", "same_passage",
+    "other_passage", *(f"words_{step}" for step in LENGTH_STEPS),
 )  # fmt: skip
 """Names of :func:`reply_features`, in order."""
 
@@ -46,6 +47,46 @@ CONTEXT_FEATURES = (
     "tool_words", "tool_empty", "context_words", "has_system",
 )  # fmt: skip
 """Names of :func:`context_features`, in order."""
+
+
+@dataclass(frozen=True)
+class _Passages:
+    """Lines of what the assistant was given to answer from: a list, a table, search results.
+
+    A word weighs log((n + 1) / m), m the lines that have it of all n (inverse document frequency:
+    Sparck Jones, Journal of Documentation 28, 1972): "french" says more about a line than "phone".
+    """
+
+    lines: int
+    where: Mapping[str, tuple[int, ...]]
+    """The lines that have a word, by word."""
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "_Passages":
+        """Cut texts into lines; fewer than two say nothing about which was meant."""
+        lines = [line for text in texts for line in text.splitlines() if line.strip()]
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for n, line in enumerate(lines if len(lines) > 1 else ()):
+            for word in _content_words(line):
+                found[word].append(n)
+        return cls(len(lines), {word: tuple(at) for word, at in found.items()})
+
+    def covered(self, content: frozenset[str]) -> tuple[dict[int, float], float]:
+        """Weight of some words in each line that has any of them, and of all of them together."""
+        weights: defaultdict[int, list[float]] = defaultdict(list)
+        every = []
+        for word in content:
+            at = self.where.get(word, ())
+            if at:
+                every.append(math.log((self.lines + 1) / len(at)))
+            for n in at:
+                weights[n].append(every[-1])
+        return {n: math.fsum(w) for n, w in weights.items()}, math.fsum(every)  # in any order
+
+    def cited(self, content: frozenset[str]) -> int | None:
+        """The line that some words speak of: the heaviest, of several the first; None without."""
+        weights, _ = self.covered(content)
+        return max(weights, key=lambda n: (weights[n], -n), default=None)
 
 
 @dataclass(frozen=True)
@@ -61,6 +102,10 @@ class _Context:
     earlier: tuple[frozenset[str], ...]
     earlier_texts: frozenset[str]
     last_assistant: frozenset[str]
+    passages: _Passages
+    last_cited: int | None
+    asked: tuple[dict[int, float], float]
+    """What the user asked for so far, as :meth:`_Passages.covered` weighs it."""
     features: tuple[float, ...]
 
 
@@ -87,6 +132,7 @@ def _context(messages: tuple[tuple[str, str], ...]) -> _Context:
     earlier = tuple(_content_words(content) for content in said)
     user = _content_words(users[-1]) if users else frozenset()
     numbers = {match.group() for match in NUMBER.finditer(text)}
+    passages = _Passages.of([content for role, content in messages if role in ("system", "tool")])
     last_tool = words(tools[-1]) if tools else []
     last_role = messages[-1][0] if messages else ""
     repeated = max((_jaccard(user, _content_words(u)) for u in users[:-1]), default=0.0)
@@ -113,6 +159,9 @@ def _context(messages: tuple[tuple[str, str], ...]) -> _Context:
         earlier=earlier,
         earlier_texts=frozenset(" ".join(words(content)) for content in said),
         last_assistant=earlier[-1] if earlier else frozenset(),
+        passages=passages,
+        last_cited=passages.cited(earlier[-1]) if earlier else None,
+        asked=passages.covered(frozenset().union(*map(_content_words, users))),
         features=features,
     )
 
@@ -214,7 +263,28 @@ def _relation(reply: str, tokens: Sequence[str], context: _Context) -> list[floa
         1.0 - letters / max(1, len(reply)),
         float(len(tokens) <= 2),
         sum(token in context.user_all for token in tokens) / max(1, len(tokens)),
+        *_citation(content, context),
         *(float(len(tokens) >= step) for step in LENGTH_STEPS),
+    ]
+
+
+def _citation(content: frozenset[str], context: _Context) -> list[float]:
+    """Whether a reply keeps to one line of what it was given, and to one that was asked for."""
+    passages, (asked, all_asked) = context.passages, context.asked
+    weights, total = passages.covered(content)
+    cited = passages.cited(content)
+    if cited is None:
+        return [0.0] * 7
+    strays = sum(cited not in passages.where.get(word, (cited,)) for word in content)
+    met, best = asked.get(cited, 0.0), max(asked.values(), default=0.0)
+    return [
+        weights[cited] / total,
+        math.log1p(strays),
+        1.0,
+        met / all_asked if all_asked else 0.0,
+        (best - met) / all_asked if all_asked else 0.0,
+        float(context.last_cited == cited),
+        float(context.last_cited is not None and context.last_cited != cited),
     ]
 
 
