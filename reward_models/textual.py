@@ -62,7 +62,8 @@ class _Passages:
     """The lines that have a word, by word."""
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "_Passages":
+    @lru_cache(maxsize=512)  # a conversation keeps its list, and so may all of an application
+    def of(cls, texts: tuple[str, ...]) -> "_Passages":
         """Cut texts into lines; fewer than two say nothing about which was meant."""
         lines = [line for text in texts for line in text.splitlines() if line.strip()]
         found: defaultdict[str, list[int]] = defaultdict(list)
@@ -83,10 +84,14 @@ class _Passages:
                 weights[n].append(every[-1])
         return {n: math.fsum(w) for n, w in weights.items()}, math.fsum(every)  # in any order
 
-    def cited(self, content: frozenset[str]) -> int | None:
-        """The line that some words speak of: the heaviest, of several the first; None without."""
-        weights, _ = self.covered(content)
-        return max(weights, key=lambda n: (weights[n], -n), default=None)
+
+def _heaviest(weights: Mapping[int, float]) -> int | None:
+    """The line that a text speaks of, the first of several; None without any.
+
+    >>> _heaviest({2: 1.0, 1: 1.5, 0: 1.5}), _heaviest({})
+    (0, None)
+    """
+    return min(weights, key=lambda n: (-weights[n], n), default=None)
 
 
 @dataclass(frozen=True)
@@ -130,12 +135,13 @@ def _context(messages: tuple[tuple[str, str], ...]) -> _Context:
     tools = [content for role, content in messages if role == "tool"]
     system = " ".join(content for role, content in messages if role == "system")
     earlier = tuple(_content_words(content) for content in said)
-    user = _content_words(users[-1]) if users else frozenset()
+    heard = [_content_words(content) for content in users]
+    user = heard[-1] if heard else frozenset()
     numbers = {match.group() for match in NUMBER.finditer(text)}
-    passages = _Passages.of([content for role, content in messages if role in ("system", "tool")])
+    passages = _Passages.of(tuple(text for role, text in messages if role in ("system", "tool")))
     last_tool = words(tools[-1]) if tools else []
     last_role = messages[-1][0] if messages else ""
-    repeated = max((_jaccard(user, _content_words(u)) for u in users[:-1]), default=0.0)
+    repeated = max((_jaccard(user, old) for old in heard[:-1]), default=0.0)
     user_tokens = words(users[-1]) if users else []
     features = (
         math.log1p(len(users)),
@@ -160,8 +166,8 @@ def _context(messages: tuple[tuple[str, str], ...]) -> _Context:
         earlier_texts=frozenset(" ".join(words(content)) for content in said),
         last_assistant=earlier[-1] if earlier else frozenset(),
         passages=passages,
-        last_cited=passages.cited(earlier[-1]) if earlier else None,
-        asked=passages.covered(frozenset().union(*map(_content_words, users))),
+        last_cited=_heaviest(passages.covered(earlier[-1])[0]) if earlier else None,
+        asked=passages.covered(frozenset().union(*heard)),
         features=features,
     )
 
@@ -272,7 +278,7 @@ def _citation(content: frozenset[str], context: _Context) -> list[float]:
     """Whether a reply keeps to one line of what it was given, and to one that was asked for."""
     passages, (asked, all_asked) = context.passages, context.asked
     weights, total = passages.covered(content)
-    cited = passages.cited(content)
+    cited = _heaviest(weights)
     if cited is None:
         return [0.0] * 7
     strays = sum(cited not in passages.where.get(word, (cited,)) for word in content)
