@@ -1,11 +1,11 @@
-"""Which way to learn from simulated users? Seven methods on equally many simulated turns.
+"""Which way to learn from simulated users? Eight methods on equally many simulated turns.
 
     python -m benchmarks.env_methods        (about 4 hours: 3 seeds; see --only and --seeds)
 
 Each method is a command of the user's, on the bundled model, as a process of its own, and ends with
 the batch in which ``--turns`` replies have been said to simulated users of the train split:
 
-    ppo, ppo_scalar, grpo, rloo, sft, q     dialog-rl train --env concierge --algo ...
+    ppo, ppo_branch, ppo_scalar, grpo, rloo, sft, q     dialog-rl train --env concierge --algo ...
     best_of     dialog-rl simulate; dialog-rl reward train on what the users made of the replies
 
 Then every one talks with the same 300 users of the test split, whose phrasings and names were never
