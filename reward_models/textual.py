@@ -137,7 +137,7 @@ def _context(messages: tuple[tuple[str, str], ...]) -> _Context:
     earlier = tuple(_content_words(content) for content in said)
     heard = [_content_words(content) for content in users]
     user = heard[-1] if heard else frozenset()
-    numbers = {match.group() for match in NUMBER.finditer(text)}
+    numbers = set(NUMBER.findall(text))
     passages = _Passages.of(tuple(text for role, text in messages if role in ("system", "tool")))
     last_tool = words(tools[-1]) if tools else []
     last_role = messages[-1][0] if messages else ""
@@ -156,7 +156,7 @@ def _context(messages: tuple[tuple[str, str], ...]) -> _Context:
         float(bool(system)),
     )
     return _Context(
-        known=f" {' '.join(token.removesuffix(chr(39) + 's') for token in tokens)} ",
+        known=f" {' '.join(tokens)} ".replace("'s ", " "),
         numbers=frozenset(numbers | {NUMBER_WORDS[t] for t in tokens if t in NUMBER_WORDS}),
         everything=frozenset(tokens),
         system=_content_words(system),

@@ -11,6 +11,7 @@ from reward_models import rules
 from reward_models.base import Message, assistant_message
 from reward_models.conformance import check_reward
 from reward_models.rules import RULES, claims, detect_language
+from reward_models.wording import WORD
 
 TALK: list[Message] = [
     {
@@ -121,3 +122,9 @@ def test_no_sentence_of_the_english_corpus_is_taken_for_another_language():
 def test_words_inside_other_words_are_not_unsafe():
     assert score("safety", "The peacock and the cockatoo live in Scunthorpe.") == 0.0
     assert score("safety", "Oh shit.") == -1.0
+
+
+@given(st.one_of(st.text(), st.text(alphabet="aZ's-_ .’İß0")))
+def test_plain_text_takes_a_shorter_way_to_the_same_words(text):
+    wanted = [match.casefold().replace("’", "'") for match in WORD.findall(text)]
+    assert rules.words(text) == wanted
