@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dialog_rl.decode import left_padded
 from dialog_rl.losses import token_logprobs
@@ -68,10 +69,8 @@ class _After:
             device: where they are read.
         """
         sizes = torch.tensor([len(one) for one in said])
-        longest = int(sizes.max())
-        tokens = torch.zeros(len(said), longest, dtype=torch.long)
-        for row, one in enumerate(said):
-            tokens[row, : len(one)] = torch.tensor(one)
+        tokens = pad_sequence([torch.tensor(one) for one in said], batch_first=True)
+        longest = tokens.shape[1]
         own = torch.arange(longest) < sizes[:, None]
         self.tokens, self.own = tokens.to(device), own.to(device)
         self.inputs = {
