@@ -6,8 +6,9 @@ drawn to the same state and a copy of the user hears each. A reply is paid
     progress_weight * (share of what was wanted that it settled)
     - turn_cost - grounding_cost * (wrong facts) - 0.2 if it brought the user no further
 
-They are compared with one another, so that a reply's credit holds nothing of the turns before or
-after it; the best of them is said, and the conversation goes on from there. Source: the vine
+and by their weights what rewards of the text make of it: the learned one, rules. The replies are
+compared with one another, so that a reply's credit holds nothing of the turns before or after it;
+the best paid one is said, and the conversation goes on from there. Source: the vine
 estimator (Schulman et al. 2015, TRPO, section 5.2), with what a turn settles in place of the rest
 of the conversation. That is nearsighted, so what it counts must not pay for holding back: the
 environment's own potential, which falls by half at the first wrong fact, did (docs/decisions.md).
@@ -15,6 +16,7 @@ environment's own potential, which falls by half at the first wrong fact, did (d
 Every update holds its own conversations from beginning to end: the same number gives the same ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,16 +62,29 @@ class BranchCollector:
             update: counts from 0; the same number gives the same conversations.
             decoder: the policy as a module to sample from.
         """
-        settings, sampler = self.collector.settings, self.collector.sampler
-        live, branches = list(self.users.meet(update)), list[_Branch]()
+        settings, each = self.collector.settings, self.collector.settings.num_generations
+        live, episodes = self._waiting(self.users.meet(update)), list[Episode | None]()
         first = sampling_seeds(update * settings.batch_size, settings.batch_size, settings.seed)
         turn = 0
         while live:
-            groups = self._branched(live, sampler, decoder, [s + TURN_STRIDE * turn for s in first])
-            branches += [branch for group in groups for branch in group]
-            best = [max(group, key=lambda branch: branch.score) for group in groups]
-            live = [branch.env for branch in best if branch.goes_on]
+            branches = self._branched(live, decoder, [s + TURN_STRIDE * turn for s in first])
+            paid = self._paid(branches)
+            episodes += paid
+            best = [
+                max(range(n, n + each), key=lambda i: _pay(paid[i]))
+                for n in range(0, len(branches), each)
+            ]
+            live = self._waiting([branches[i].env for i in best if branches[i].goes_on])
             turn += 1
+        return episodes
+
+    def _waiting(self, users: Sequence[DialogEnv]) -> list[tuple[DialogEnv, TrainingPrompt]]:
+        """The users to whom there is room to reply, and what stands before the reply."""
+        prompts = [(env, self.users.prompt(env)) for env in users]
+        return [(env, prompt) for env, prompt in prompts if self.users.fits(prompt)]
+
+    def _paid(self, branches: Sequence[_Branch]) -> list[Episode | None]:
+        """An episode of one turn for every branch, with the rewards of the text in its score."""
         turns = self.collector.scored(
             [[(b.reply, Answer(parts=b.parts, score=b.score))] for b in branches],
             [[branch.prompt.messages] for branch in branches],
@@ -83,17 +98,18 @@ class BranchCollector:
         ]
 
     def _branched(
-        self, live: Sequence[DialogEnv], sampler: Sampler, decoder: nn.Module, seeds: list[int]
-    ) -> list[list[_Branch]]:
-        """Several replies to each conversation that waits for one and has room for it."""
-        each = self.collector.settings.num_generations
-        states = [(env, self.users.prompt(env)) for env in live]
-        states = [(env, prompt) for env, prompt in states if self.users.fits(prompt)]
-        asked = [prompt.ids for _, prompt in states for _ in range(each)]
-        replies = sampler(asked, seeds[: len(asked)], decoder)
+        self,
+        live: Sequence[tuple[DialogEnv, TrainingPrompt]],
+        decoder: nn.Module,
+        seeds: Sequence[int],
+    ) -> list[_Branch]:
+        """Several replies to each conversation, side by side."""
+        states = [state for state in live for _ in range(self.collector.settings.num_generations)]
+        asked = [prompt.ids for _, prompt in states]
+        replies = self.collector.sampler(asked, seeds[: len(asked)], decoder)
         return [
-            [self._heard(env.fork(), prompt, reply) for reply in replies[n * each : (n + 1) * each]]
-            for n, (env, prompt) in enumerate(states)
+            self._heard(env.fork(), prompt, reply)
+            for (env, prompt), reply in zip(states, replies, strict=True)
         ]
 
     def _heard(self, env: DialogEnv, prompt: TrainingPrompt, reply: SampledReply) -> _Branch:
@@ -118,6 +134,11 @@ class BranchCollector:
             },
             goes_on=not (terminated or truncated),
         )
+
+
+def _pay(episode: Episode | None) -> float:
+    """What a reply is chosen by; one that cannot be scored comes last."""
+    return -math.inf if episode is None else episode.score
 
 
 def collector_for(

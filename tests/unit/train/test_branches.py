@@ -1,6 +1,7 @@
 """Several replies to every turn, judged by what came of each at once."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from dialog_rl.train.pipeline import train
 from dialog_rl.train.ppo import DialogPPOTrainer
 from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_reply_ids
+from reward_models.composite import CompositeReward
 from tests.fakes import save_tiny_model
 from tests.unit.train.test_dialogues import SMALL, Spoken, policy_of, settings_of, users_of
 from tests.unit.train.test_ppo import Recorder, weights
@@ -74,6 +76,37 @@ def test_replies_to_one_state_share_their_prompt_and_the_best_one_is_said():
     # What stands before the second turn's replies is the better one.
     assert all(better in policy.decode_text(prompt) for prompt in asked[1])
     assert not any(worse in policy.decode_text(prompt) for prompt in asked[1])
+
+
+class Prefers:
+    """Pays a reply that holds a text, and has nothing finite to say of another."""
+
+    def __init__(self, wanted: str, hidden: str = "\0") -> None:
+        self.wanted, self.hidden = wanted, hidden
+
+    def __call__(self, prompts, completions, **columns):
+        texts = [completion[0]["content"] for completion in completions]
+        return [math.nan if self.hidden in t else float(self.wanted in t) for t in texts]
+
+
+@pytest.mark.parametrize("env_reward_weight", [0.0, 0.1])
+def test_rewards_of_the_text_have_their_say_in_which_reply_is_said(env_reward_weight):
+    policy = policy_of()
+    settings = settings_of(
+        **BRANCH,
+        num_generations=4,
+        max_turns=2,
+        env_reward_weight=env_reward_weight,
+        learned_reward_weight=1.0,
+    )
+    sampler, asked = writes(policy, ["Which area, what price, what kind?", "Hm.", "Well.", "Oh."])
+    reward = CompositeReward([("learned", Prefers("Hm", hidden="Well"), 1.0)])
+    episodes = branches(policy, settings, sampler, reward)(0, policy.model)
+    assert all("Hm." in policy.decode_text(prompt) for prompt in asked[1])
+    assert not any("Which area" in policy.decode_text(prompt) for prompt in asked[1])
+    hidden = [False, False, True, False]
+    assert [episode is None for episode in episodes] == hidden * (len(episodes) // 4)
+    assert episodes[1].score > episodes[0].score
 
 
 def test_the_score_is_what_the_turn_settled_and_what_it_cost():
