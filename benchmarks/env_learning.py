@@ -1,7 +1,7 @@
 """Does PPO with simulated users serve unseen users better? Success before and after training.
 
     python -m benchmarks.env_learning                       (about 75 minutes on 2 idle cores)
-    python -m benchmarks.env_learning --rewards learned     (about 80 minutes)
+    python -m benchmarks.env_learning --rewards learned     (about 90 minutes)
 
 For each seed: `dialog-rl train --env concierge` with default settings on the bundled model, as a
 process of its own, verdict and all within `--minutes`. Then the adapter talks with the same 300
@@ -11,11 +11,12 @@ one conversation says little about a user. Intervals are 95 %, bootstrapped over
 paired by user. Grounding errors, replies and text measures stand beside, with intervals as wide as
 those of one conversation with each user.
 
-`--rewards learned` trains on the learned reward alone: simulated users of the train split rate
-every reply of 300 conversations with the bundled model (a thumb, `dialog-rl simulate`), the ratings
-are imported, and the same command with `--env_reward_weight 0 --learned_reward_weight 1` fits the
-reward and climbs it; what the environment pays never reaches the policy. The fit comes on top of
-the minutes; the seconds that are published hold everything but the rating.
+`--rewards learned` trains on the learned reward alone, in `--rounds` as people would: simulated
+users of the train split rate every reply of 300 conversations with the version in service (a thumb,
+`dialog-rl simulate`), the ratings are imported, and the same command with `--env_reward_weight 0
+--learned_reward_weight 1` fits the reward to all of them and climbs it; what the environment pays
+never reaches the policy. What ships is in service in the next round. The rounds share the minutes;
+the fits come on top; the seconds that are published hold everything but the rating.
 
 Every finished step is kept below `--work` and skipped when started again, so one seed, one reward
 at a time will do (`--seeds 1 --rewards learned`); a reward's figures and conversations are
@@ -77,7 +78,8 @@ ALONE = ("--env_reward_weight", "0", "--learned_reward_weight", "1")
 VERDICT_SECONDS = 90.0
 """Of the minutes, kept for the verdict."""
 RATED = 300
-"""Conversations whose replies are rated."""
+"""Conversations whose replies are rated in every round."""
+ROUNDS = 3
 
 
 class _MetAgain(DialogEnv):
@@ -148,27 +150,41 @@ def run_command(home: Path, *words: str) -> None:
         raise RuntimeError(f"dialog-rl {name} ended with {done.returncode}: {done.stderr[-2000:]}")
 
 
-def rate(home: Path, seed: int, conversations: int) -> None:
-    """Let simulated users rate the bundled model's replies; the ratings go into the store."""
-    folder, first = home / "rated", FIRST_RATER + seed * conversations
+def rate(home: Path, number: int, conversations: int) -> None:
+    """Let simulated users, others each time, rate the version in service."""
+    folder, first = home / f"rated-{number}", FIRST_RATER + number * conversations
     run_command(
         home,
-        *("simulate", "--version", BASE_VERSION, "--split", "train", "--seed", str(first)),
+        *("simulate", "--split", "train", "--seed", str(first)),
         *("--conversations", str(conversations), "--output_dir", str(folder)),
     )
     run_command(home, "import", str(folder / "ratings.jsonl"))
 
 
 def learn(args: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
-    """Train one adapter within the minutes, from an empty home folder."""
-    home, began = loop.fresh_home(args.work / f"{kind}-{seed}"), time.monotonic()
-    if kind == "learned":
-        rate(home, seed, args.rated)
-    rated = time.monotonic() - began
-    limit = max(30.0, 60 * args.minutes - VERDICT_SECONDS)
-    flags = ["--env", "concierge", "--seed", str(seed), "--max_seconds", str(limit), *args.flags]
+    """Train within the minutes, from an empty home folder; what ships goes into service."""
+    home = loop.fresh_home(args.work / f"{kind}-{seed}")
+    rounds = args.rounds if kind == "learned" else 1
+    limit = max(30.0, 60 * args.minutes / rounds - VERDICT_SECONDS)
+    flags = ["--env", "concierge", "--max_seconds", str(limit), *args.flags]
     flags += ALONE if kind == "learned" else ()
-    return {**asdict(loop.train(home, flags)), "rating_seconds": rated}
+    registry, told, rating_seconds = AdapterRegistry(home), list[loop.Trained](), 0.0
+    for number in range(seed * rounds, (seed + 1) * rounds):
+        began = time.monotonic()
+        if kind == "learned":
+            rate(home, number, args.rated)
+        rating_seconds += time.monotonic() - began
+        told.append(loop.train(home, [*flags, "--seed", str(number)]))
+        if told[-1].ship and told[-1].version is not None:
+            registry.promote(told[-1].version)
+    shipped = registry.current() != BASE_VERSION
+    return {
+        "version": registry.current() if shipped else told[-1].version,
+        "ship": shipped,
+        "seconds": sum(one.seconds for one in told),
+        "said": "; ".join(one.said for one in told),
+        "rating_seconds": rating_seconds,
+    }
 
 
 def one_run(args: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
@@ -288,7 +304,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--times", type=int, default=4, help="conversations with each user")
-    parser.add_argument("--rated", type=int, default=RATED, help="conversations that are rated")
+    parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="of rating and training, learned reward"
+    )
+    parser.add_argument("--rated", type=int, default=RATED, help="conversations rated in a round")
     parser.add_argument("--work", type=Path, default=Path("work/env_learning"))
     parser.add_argument("flags", nargs="*", help="further flags of dialog-rl train, after --")
     args = parser.parse_args(argv)
