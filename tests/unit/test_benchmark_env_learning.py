@@ -12,7 +12,8 @@ def side(success: list[float], errors: float) -> dict[str, Any]:
 
 
 def run(kind: str, seed: int, success: list[float], errors: float) -> dict[str, Any]:
-    return {"kind": kind, "seed": seed, "seconds": 9.0, "ship": True, **side(success, errors)}
+    said = "ship after 4 s; do not ship after 5 s: v1 stays in service"
+    return {"kind": kind, "seed": seed, "seconds": 9.0, "said": said, **side(success, errors)}
 
 
 def test_gains_are_paired_by_user_and_held_against_their_bar() -> None:
@@ -31,4 +32,5 @@ def test_gains_are_paired_by_user_and_held_against_their_bar() -> None:
     assert "gain in success, learned, mean of 1 seeds" not in rows
     met = {n: rows[f"grounding_errors, after, environment {n}"].met for n in (0, 1)}
     assert met == {0: True, 1: False}
+    assert rows["seconds of the whole command, learned, seed 0 (ship, do not ship)"].value == 9
     assert rows["success, before (4 unseen users)"].bar == ""
