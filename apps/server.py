@@ -101,7 +101,8 @@ def run_chat(*, home: Path, model_name_or_path: str | None, settings: ChatSettin
     system_prompt = _system_prompt(settings.system_prompt_file)
     listener = _listen(settings.host, settings.port)
     service, close = _load(home, model_name_or_path, settings, system_prompt)
-    teach = TeachJob(home, model_name_or_path)
+    limit = ("--max_seconds", str(settings.teach_seconds))
+    teach = TeachJob(home, model_name_or_path, flags=limit)
     asks = settings.ask != "never" and settings.temperature > 0
     app = build_app(service, teach, allowed_hosts=settings.allowed_hosts, asks=asks)
     config = uvicorn.Config(

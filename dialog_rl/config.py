@@ -16,6 +16,8 @@ TaskEnvName = Literal["translation", "summarisation", "code"]
 TASK_ENVS: tuple[TaskEnvName, ...] = get_args(TaskEnvName)
 """Environments of one turn with a known answer, read from a file."""
 Decode = Literal["sample", "best_of", "q"]
+TRAINING_SECONDS = 110.0
+"""PPO on ratings ends after so long, unless told otherwise."""
 
 
 def between(name: str, value: float, low: float, high: float) -> None:
@@ -83,6 +85,9 @@ class ChatSettings:
     ask_candidates: int = 3
     """Replies written to a message that may end in a question, the one already shown included;
     the others are begun once that one has ended, and only while nobody else is being answered."""
+    teach_seconds: float = TRAINING_SECONDS
+    """Teach ends its training after the update in which this much time has passed, as train
+    --max_seconds does; a slower machine needs more for as many updates."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -93,6 +98,7 @@ class ChatSettings:
         one_of("ask", self.ask, ("active", "random", "never"))
         between("ask_share", self.ask_share, 1e-4, 1)
         between("ask_candidates", self.ask_candidates, 2, 16)
+        between("teach_seconds", self.teach_seconds, 0, 1e9)
         self.sampling()
 
     def sampling(self) -> SamplingParams:

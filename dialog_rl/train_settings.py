@@ -7,7 +7,15 @@ the text under a field is its command-line help.
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dialog_rl.config import TASK_ENVS, Dtype, TaskEnvName, between, one_of, together
+from dialog_rl.config import (
+    TASK_ENVS,
+    TRAINING_SECONDS,
+    Dtype,
+    TaskEnvName,
+    between,
+    one_of,
+    together,
+)
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.errors import ConfigError
 
@@ -112,7 +120,7 @@ class TrainSettings:
 
     total_episodes: int = 1536
     """Fresh replies (with env: conversations) that PPO, GRPO or RLOO samples and learns from."""
-    max_seconds: float = 110.0
+    max_seconds: float = TRAINING_SECONDS
     """PPO, GRPO and RLOO end after the update in which this much time has passed."""
     batch_size: int = 64
     """Replies, or conversations, per PPO update."""

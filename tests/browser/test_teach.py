@@ -1,5 +1,6 @@
 """The promise, seen in the page: ratings, Teach, a verdict, and a better assistant answers next."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,10 @@ def rated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_teach_ends_in_ship_and_the_very_next_reply_comes_from_the_new_adapter(
     browser: Browser, rated_home: Path
 ) -> None:
-    # A question would stand where the new version's reply is looked for.
-    with LiveServer(rated_home, "--ask", "never") as server, visit(browser, server) as page:
+    # A question would stand where the new version's reply is looked for; with the usual limit of
+    # time a slow machine would learn from fewer episodes.
+    flags = ("--ask", "never", "--teach_seconds", str(TRAINING_MS // 1000))
+    with LiveServer(rated_home, *flags) as server, visit(browser, server) as page:
         expect(page.locator("#ratings .ratings")).to_have_attribute("data-total", "200")
         page.locator("#teach").click()
         card = page.locator(".teach")
@@ -56,6 +59,8 @@ def test_teach_ends_in_ship_and_the_very_next_reply_comes_from_the_new_adapter(
         expect(card).to_contain_text("has taken over")
         assert card.locator("tbody tr").count() > 5
 
+        (settings,) = rated_home.glob("runs/*/settings.json")
+        assert json.loads(settings.read_text())["max_seconds"] == TRAINING_MS // 1000
         version = AdapterRegistry(rated_home).current()
         say(page, "I need a hotel")
         answer = page.locator("#talk article.bot").nth(1)

@@ -239,7 +239,9 @@ def test_questions_survive_export_and_import(page: Page, tmp_path: Path) -> None
     copy.close()
 
 
-@pytest.mark.parametrize("bad", [{"ask": "often"}, {"ask_share": 0.0}, {"ask_candidates": 1}])
+@pytest.mark.parametrize(
+    "bad", [{"ask": "often"}, {"ask_share": 0.0}, {"ask_candidates": 1}, {"teach_seconds": -1.0}]
+)
 def test_a_setting_out_of_range_is_named(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         ChatSettings(**bad)  # type: ignore[arg-type]
