@@ -18,7 +18,7 @@ from tests.browser.visitor import say, visit
 from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.browser
-TRAINING_MS = 15 * 60_000
+TRAINING_MS = 30 * 60_000
 
 
 @pytest.fixture(scope="module")
