@@ -60,7 +60,7 @@ def test_teach_ends_in_ship_and_the_very_next_reply_comes_from_the_new_adapter(
         assert card.locator("tbody tr").count() > 5
 
         (settings,) = rated_home.glob("runs/*/settings.json")
-        assert json.loads(settings.read_text())["max_seconds"] == TRAINING_MS // 1000
+        assert json.loads(settings.read_text())["settings"]["max_seconds"] == TRAINING_MS // 1000
         version = AdapterRegistry(rated_home).current()
         say(page, "I need a hotel")
         answer = page.locator("#talk article.bot").nth(1)
