@@ -180,10 +180,9 @@ def learn(args: argparse.Namespace, kind: str, seed: int) -> dict[str, Any]:
         told.append(loop.train(home, [*flags, "--seed", str(number)]))
         if told[-1].ship and told[-1].version is not None:
             registry.promote(told[-1].version)
-    shipped = registry.current() != BASE_VERSION
+    serving = registry.current()
     return {
-        "version": registry.current() if shipped else told[-1].version,
-        "ship": shipped,
+        "version": told[-1].version if serving == BASE_VERSION else serving,
         "seconds": sum(one.seconds for one in told),
         "said": _BETWEEN.join(one.said for one in told),
         "rating_seconds": rating_seconds,
