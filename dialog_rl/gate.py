@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dialog_rl.bundled import heldout_dialogues, well_served
 from dialog_rl.comparison import (
     FreshReplies,
     form_measures,
@@ -93,8 +94,6 @@ def judge(
     report = progress or (lambda share, what: None)
     begun = time.time()
     if dialogues is None:
-        from dialog_rl.bundled import heldout_dialogues
-
         dialogues = heldout_dialogues()
     rated = [j for j in counted(judgements) if manager.fits(j.prompt)]
     report(0.05, "answering held-out prompts afresh")
@@ -387,13 +386,10 @@ def heldout_perplexity(
     rng, tokenizer = random.Random(settings.seed), manager.policy.tokenizer
     scored = []
     for dialogue in rng.sample(list(dialogues), min(len(dialogues), settings.num_prompts)):
-        messages = dialogue["messages"]
-        turns = [n for n, m in enumerate(messages) if m["role"] == "assistant"]
-        labels = dialogue.get("turns", [{}] * len(turns))
-        good = [n for n, x in zip(turns, labels, strict=True) if x.get("quality") in (None, "good")]
+        good = well_served(dialogue)
         if not good:
             continue
-        n = rng.choice(good)
+        messages, n = dialogue["messages"], rng.choice(good)
         prompt = render_ids(tokenizer, messages[:n])
         scored.append(Scored.reply(prompt, render_reply_ids(tokenizer, messages[n]["content"])))
     tokens = sum(len(row.positions) for row in scored)

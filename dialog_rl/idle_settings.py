@@ -16,6 +16,7 @@ _USED_BY: dict[frozenset[Algo], tuple[str, ...]] = {
         "kl_estimator",
         "cliprange_value",
         "vf_coef",
+        "ptx_coef",
         "gamma",
         "lam",
         "credit",

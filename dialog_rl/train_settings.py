@@ -152,6 +152,10 @@ class TrainSettings:
     """Clip of the value head's step, in units of reward."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
+    ptx_coef: float = 0.0
+    """Weight of rehearsing a corpus at every step, so that PPO forgets nothing that no reward asks
+    for: the bundled dialogues' well-served turns, with data the file's own answers; 0 leaves it
+    out."""
     gamma: float = 1.0
     """Discount per token."""
     lam: float = 0.95
@@ -369,6 +373,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("cliprange", 1e-3, 10.0),
     ("cliprange_value", 1e-3, 1e3),
     ("vf_coef", 0.0, 100.0),
+    ("ptx_coef", 0.0, 1e3),
     ("gamma", 0.0, 1.0),
     ("lam", 0.0, 1.0),
     ("turn_gamma", 0.0, 1.0),

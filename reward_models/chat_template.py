@@ -13,7 +13,7 @@ token that is not special (``<tool_call>``) is text too when it stands in a mess
 import itertools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from reward_models.base import Message
@@ -103,9 +103,16 @@ def _changing(tokenizer: "PreTrainedTokenizerBase", turn: int) -> str:
 
 
 def render_dialogue(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Message],
+    turns: Collection[int] | None = None,
 ) -> tuple[list[int], list[bool]]:
     """Ids of a whole dialogue, and which of them the assistant wrote, ends of turn included.
+
+    Args:
+        tokenizer: whose template is used.
+        messages: the dialogue.
+        turns: indices of the assistant's messages to mark; all if not given.
 
     Raises:
         PolicyError: the template prints an earlier turn differently once the dialogue goes on.
@@ -120,7 +127,7 @@ def render_dialogue(
         end = len(begin) + len(reply)
         if ids[:end] != begin + reply:
             raise PolicyError(_changing(tokenizer, turn // 2 + 1))
-        mask[len(begin) : end] = [True] * len(reply)
+        mask[len(begin) : end] = [turns is None or turn in turns] * len(reply)
     return ids, mask
 
 

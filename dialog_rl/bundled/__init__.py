@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ def train_dialogues() -> list[dict[str, Any]]:
         DataError: the file is missing.
     """
     return _read_lines(_find("train_sample.jsonl"))
+
+
+def well_served(dialogue: Mapping[str, Any]) -> list[int]:
+    """Indices of the assistant's messages in a dialogue that no label calls anything but good."""
+    turns = [n for n, m in enumerate(dialogue["messages"]) if m["role"] == "assistant"]
+    labels = dialogue.get("turns", [{}] * len(turns))
+    return [n for n, x in zip(turns, labels, strict=True) if x.get("quality") in (None, "good")]
 
 
 def _find(name: str) -> Path:

@@ -46,6 +46,7 @@ from dialog_rl.train.judging import Judging
 from dialog_rl.train.plots import draw_plots
 from dialog_rl.train.ppo import DialogPPOTrainer
 from dialog_rl.train.progress import BAR, Progress, RunCallback, Teller
+from dialog_rl.train.rehearsal import rehearsal_for
 from dialog_rl.train.reward import (
     REWARD_FOLDER,
     WeakReward,
@@ -252,7 +253,7 @@ class _Work:
         if algo == "q":
             self.chooser = self._rails("q", actor).choose_replies(reward, users, data, examples)
         elif users is not None and algo == "ppo":
-            self._ppo(actor, reward, users)
+            self._ppo(actor, reward, users, examples)
         elif users is not None:
             self._rails(algo, actor).group_with_users(reward, users)
         else:
@@ -263,7 +264,7 @@ class _Work:
             )
             require_prompts(prompts)
             if algo == "ppo":
-                self._ppo(actor, reward, LoggedPrompts(prompts, self.settings))
+                self._ppo(actor, reward, LoggedPrompts(prompts, self.settings), examples)
             else:
                 assert reward is not None  # TrainSettings: only simulated users can be all there is
                 self._rails(algo, actor).group(reward, prompts)
@@ -328,7 +329,9 @@ class _Work:
             tell=lambda share, text: self.stage(stage, share, text),
         )
 
-    def _ppo(self, actor: Actor, reward: CompositeReward | None, talks: Talks) -> None:
+    def _ppo(
+        self, actor: Actor, reward: CompositeReward | None, talks: Talks, examples: Examples
+    ) -> None:
         """PPO, from its last checkpoint."""
         trainer = DialogPPOTrainer(
             actor=actor,
@@ -336,6 +339,7 @@ class _Work:
             collector=collector_for(talks, self.sampler, reward, self.settings),
             settings=self.settings,
             folder=self.run.path / "checkpoints",
+            rehearsal=rehearsal_for(self.settings, examples, self.tasks),
             callbacks=[RunCallback(self.run, self.settings, self.stage)],
         )
         result = trainer.train(resume_from_checkpoint=True)

@@ -8,7 +8,8 @@
             is one sequence, one forward pass scores all its turns
         reward per token = -kl_coef * KL, plus each turn's score on its end token;  GAE;  whiten
         num_ppo_epochs passes of num_mini_batches optimizer steps on the clipped losses, over the
-            prompts whose replies were not all paid the same (Yu et al. 2025, arXiv 2503.14476)
+            prompts whose replies were not all paid the same (Yu et al. 2025, arXiv 2503.14476),
+            with some of a corpus rehearsed at each step if asked for (see ``rehearsal.py``)
 
 A subclass of TRL 1.12's ``PPOTrainer``: its configuration, callbacks, accelerate preparation and
 metric names stay. Its loop is replaced, and with it: four models by one base (see ``actor.py``),
@@ -67,6 +68,7 @@ from dialog_rl.train.guards import (
 )
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
 from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
+from dialog_rl.train.rehearsal import Rehearsal, Slopes
 from dialog_rl.train_settings import TrainSettings
 from reward_models.side_by_side import side_by_side
 
@@ -87,6 +89,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         collector: Callable[[int, nn.Module], Sequence[Episode | None]],
         settings: TrainSettings,
         folder: Path,
+        rehearsal: Rehearsal | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         """Prepare a run; nothing is computed yet.
@@ -98,10 +101,11 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
                 decoder.
             settings: hyper-parameters.
             folder: for checkpoints.
+            rehearsal: what is rehearsed at every optimizer step, if anything is.
             callbacks: further transformers callbacks.
         """
         self.actor, self.collector = actor, collector
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self.rehearsal = settings, folder, rehearsal
         self.on_cpu = actor.device.type == "cpu"
         cores = torch.get_num_threads() if self.on_cpu else 1
         self.at_once = episodes_at_once(actor.autocast_dtype)
@@ -286,8 +290,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         )
         weight = (scores.logprobs - batch.sampled_logprobs).exp().clamp(max=IMPORTANCE_CAP)
         advantages = whiten(advantages, mask & read[:, None]) * weight
-        totals: defaultdict[str, float] = defaultdict(float)
-        steps = 0
+        rehearsed = self.rehearsal and self.rehearsal.draw(self.actor, self.progress.update)
+        taken: list[dict[str, float]] = []
         for epoch in range(settings.num_ppo_epochs):
             generator = torch.Generator().manual_seed(
                 (settings.seed * 1_000_003 + self.progress.update) * 101 + epoch
@@ -295,19 +299,24 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             order = passes[torch.randperm(len(passes), generator=generator)]
             for group in order.tensor_split(settings.num_mini_batches):
                 if len(group):
-                    steps += 1
-                    step = self._step(batch, scores, group.tolist(), advantages, returns)
-                    for name, value in step.items():
-                        totals[name] += value
+                    more = rehearsed[len(taken) : len(taken) + 1] if rehearsed else []
+                    step = self._step(batch, scores, group.tolist(), advantages, returns, more)
+                    taken.append(step)
         self.lr_scheduler.step()
-        figures = {name: value / steps for name, value in totals.items()}
+        figures = {name: sum(step[name] for step in taken) / len(taken) for name in taken[0]}
         error, spread = (returns - scores.values)[mask], float(returns[mask].var()) + 1e-8
         figures["val/explained_variance"] = 1 - float(error.var()) / spread
         figures["frac_reward_zero_std"] = 1 - float(told.float().mean())
         return figures
 
     def _step(
-        self, batch: Batch, scores: Scores, group: list[int], advantages: Tensor, returns: Tensor
+        self,
+        batch: Batch,
+        scores: Scores,
+        group: list[int],
+        advantages: Tensor,
+        returns: Tensor,
+        more: Sequence[Slopes],
     ) -> dict[str, float]:
         """One optimizer step on the passes ``group``; the mean is over all their tokens."""
         count = sum(len(batch.passes[m].targets) for m in group)
@@ -322,7 +331,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             found = torch.autograd.grad(loss * share, self._trainable())
             return found, {name: float(x.detach()) * share for name, x in figures.items()}
 
-        done = side_by_side([partial(slopes, m) for m in group], at_once=self.on_cpu)
+        work = [partial(slopes, m) for m in group]
+        work += [partial(own, self._trainable(), merged) for own in more]
+        done = side_by_side(work, at_once=self.on_cpu)
         by_parameter = zip(*(found for found, _ in done), strict=True)
         for parameter, parts in zip(self._trainable(), by_parameter, strict=True):
             parameter.grad = sum(parts[1:], start=parts[0])

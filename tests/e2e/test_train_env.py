@@ -52,7 +52,7 @@ def domain(tmp_path_factory):
 
 def test_the_bundled_model_trains_with_simulated_users_and_is_judged_on_unseen_ones(tmp_path):
     torch.set_num_threads(1)
-    changes = {**SMALL, "total_episodes": 16, "response_length": 32}
+    changes = {**SMALL, "total_episodes": 16, "response_length": 32, "ptx_coef": 0.1}
     result = train(
         TrainSettings.with_env("concierge", **changes), tmp_path, show_progress=False, gate=QUICK
     )
@@ -69,6 +69,7 @@ def test_the_bundled_model_trains_with_simulated_users_and_is_judged_on_unseen_o
         "rewards/env_idle/mean",
         "dialogues/success",
         "objective/kl",
+        "loss/ptx_avg",
     } <= set(records[0])
     assert records[1]["turns"] > records[0]["turns"] >= 8  # replies said to simulated users
     verdict = json.loads((result.folder / "verdict.json").read_text())

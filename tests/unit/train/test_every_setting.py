@@ -14,6 +14,7 @@ from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train.rehearsal import Rehearsal
 from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_ids
 from reward_models.composite import CompositeReward
@@ -64,6 +65,7 @@ LEARNING = {
     "cliprange": 0.01,
     "cliprange_value": 5.0,
     "vf_coef": 0.05,
+    "ptx_coef": 1.0,
     "gamma": 0.5,
     "lam": 0.5,
     "whiten_rewards": True,
@@ -119,6 +121,9 @@ def outcome(folder, **changes):
         ),
         settings=settings,
         folder=folder,
+        rehearsal=Rehearsal([([65, 66, 67], [False, True, True])], settings)
+        if settings.ptx_coef
+        else None,
         callbacks=[told],
     )
     result = trainer.train()
