@@ -27,8 +27,7 @@ An interval is 95 % unless the figure says otherwise. "Bar" is the target that w
 The bundled model was renewed in the evening of 2026-11-26, and simulated users hear more kinds of
 wrong facts since (docs/decisions.md): sections up to that date are from before, but for
 env_learning, learning, reward_speed and rollout_throughput. The reward model counts more since
-2026-11-27: of the sections that it decides, calibration, env_learning_learned, env_methods and
-mixed_signals are from after.
+2026-11-27: of the sections that it decides, those of that day are from after.
 """
 
 
