@@ -336,7 +336,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         done = side_by_side(work, at_once=self.on_cpu)
         by_parameter = zip(*(found for found, _ in done), strict=True)
         for parameter, parts in zip(self._trainable(), by_parameter, strict=True):
-            parameter.grad = sum(parts[1:], start=parts[0])
+            # A part may be a slice of a larger tensor, whose strides torch's fused AdamW ignores.
+            parameter.grad = sum(parts[1:], start=parts[0]).contiguous()
         figures: defaultdict[str, float] = defaultdict(float)
         for _, found in done:
             for name, figure in found.items():

@@ -129,6 +129,20 @@ def test_replies_of_one_end_token_each_are_learned_from_without_a_nan(tmp_path):
     assert any(bool(t.any()) for n, t in found.items() if "lora_B" in n)
 
 
+def test_an_update_does_not_depend_on_how_many_passes_the_batch_is_cut_into(tmp_path):
+    found, start = [], weights(make(tmp_path / "start"))
+    for per_pass in (4, 16):
+        trainer = make(tmp_path / f"{per_pass}", num_ppo_epochs=1)
+        trainer.per_pass = per_pass
+        batch = trainer.sample()
+        assert len(batch.passes) == 16 // per_pass
+        trainer.improve(batch, trainer.score(batch))
+        found.append(weights(trainer))
+    for name, several in found[0].items():
+        moved = float((several - start[name]).abs().mean())
+        assert float((found[1][name] - several).abs().mean()) <= 0.01 * moved, name
+
+
 def test_nothing_as_large_as_replies_times_vocabulary_is_ever_allocated(tmp_path):
     # B = 64 replies x R = 12 tokens x V = 261; a pass of 8 replies holds an eighth of that at once
     trainer = make(tmp_path, total_episodes=64, batch_size=64, response_length=12)
