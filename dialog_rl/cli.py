@@ -117,13 +117,19 @@ def train(
         click.echo(plan(settings, home, model_name_or_path=model_name_or_path).summary())
         return 0
     from dialog_rl.train import pipeline
+    from dialog_rl.train.team import join_team
 
+    team = join_team()
+    if not team.leads:
+        pipeline.assist(home, team)
+        return 0
     result = pipeline.train(
         settings,
         home=home,
         model_name_or_path=model_name_or_path,
         resume_run_id=resume,
         promote=promote,
+        team=team,
     )
     click.echo(result.summary())
     return 0 if result.ship else EXIT_NO_SHIP

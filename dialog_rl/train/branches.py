@@ -26,6 +26,7 @@ from dialog_rl.envs.dialog_env import MAX_REPLY_CHARS, DialogEnv
 from dialog_rl.rollout import Episode, SampledReply, Sampler, TrainingPrompt, sampling_seeds
 from dialog_rl.train.collect import TURN_STRIDE, Answer, Collector, Talks
 from dialog_rl.train.dialogues import SimulatedUsers
+from dialog_rl.train.team import Team
 from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
 
@@ -58,13 +59,18 @@ class BranchCollector:
     def __call__(self, update: int, decoder: nn.Module) -> list[Episode | None]:
         """Return one episode of one turn for every reply; None where a reward was not finite.
 
+        Of the update's users those that this process talks with.
+
         Args:
             update: counts from 0; the same number gives the same conversations.
             decoder: the policy as a module to sample from.
         """
         settings, each = self.collector.settings, self.collector.settings.num_generations
-        live, episodes = self._waiting(self.users.meet(update)), list[Episode | None]()
+        users, episodes = self.users.meet(update), list[Episode | None]()
+        mine = self.collector.team.share(len(users))
+        live = self._waiting(users[mine])
         first = sampling_seeds(update * settings.batch_size, settings.batch_size, settings.seed)
+        first = first[mine.start * each :]
         turn = 0
         while live:
             branches = self._branched(live, decoder, [s + TURN_STRIDE * turn for s in first])
@@ -142,10 +148,14 @@ def _pay(episode: Episode | None) -> float:
 
 
 def collector_for(
-    talks: Talks, sampler: Sampler, reward: CompositeReward | None, settings: TrainSettings
+    talks: Talks,
+    sampler: Sampler,
+    reward: CompositeReward | None,
+    settings: TrainSettings,
+    team: Team,
 ) -> Collector | BranchCollector:
-    """What holds the conversations of an update, by ``settings.credit``."""
-    collector = Collector(talks, sampler, reward, settings)
+    """What holds this process's conversations of an update, by ``settings.credit``."""
+    collector = Collector(talks, sampler, reward, settings, team=team)
     if settings.credit == "branch" and isinstance(talks, SimulatedUsers):
         return BranchCollector(talks, collector)
     return collector

@@ -19,6 +19,7 @@ from dialog_rl.rollout import (
     prompt_order,
     sampling_seeds,
 )
+from dialog_rl.train.team import ALONE, Team
 from dialog_rl.train_settings import TrainSettings
 from reward_models.base import Message, assistant_message
 from reward_models.composite import TOTAL, CompositeReward
@@ -132,9 +133,11 @@ class Collector:
     settings: TrainSettings
     picker: Picker | None = None
     """Answers in the sampler's place."""
+    team: Team = ALONE
+    """Whose share of the conversations is held here."""
 
     def __call__(self, update: int, decoder: nn.Module) -> list[Episode | None]:
-        """Return the episodes of an update; None for one that cannot be learned from.
+        """Return this process's episodes of an update; None for one that cannot be learned from.
 
         An episode is left out if a reward of one of its replies is not finite, or if no reward has
         an opinion on any of them.
@@ -144,12 +147,14 @@ class Collector:
             decoder: the policy as a module to sample from.
         """
         talks = self.talks.open(update)
+        size = len(talks)
+        mine = self.team.share(size, self.settings.num_generations)
+        seeds = sampling_seeds(update * size, size, self.settings.seed)[mine]
+        talks = talks[mine]
         turns: list[list[tuple[SampledReply, Answer]]] = [[] for _ in talks]
         asked: list[list[Sequence[Message]]] = [[] for _ in talks]
         ids = [talk.prompt.ids for talk in talks]
-        size = len(talks)
-        seeds = sampling_seeds(update * size, size, self.settings.seed)
-        live = list(range(size))
+        live = list(range(len(talks)))
         while live:
             now = [seeds[i] + TURN_STRIDE * len(turns[i]) for i in live]
             prompts = [ids[i] for i in live]

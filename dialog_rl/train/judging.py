@@ -16,7 +16,7 @@ from dialog_rl.registry import AdapterRegistry
 from dialog_rl.runs import Run
 from dialog_rl.task_gate import judge_on_tasks
 from dialog_rl.tasks import TaskSet
-from dialog_rl.train.progress import Teller
+from dialog_rl.train.progress import Progress
 from dialog_rl.train.reward import REWARD_FOLDER, fitted_beats_chance
 from dialog_rl.train.run_data import RunData
 from dialog_rl.train.task_data import held_out_tasks
@@ -45,7 +45,7 @@ class Judging:
     remarks: Sequence[str]
     """What the reader should know about how the run went."""
 
-    def judge(self, tell: Teller) -> tuple[Verdict, str]:
+    def judge(self, tell: Progress) -> tuple[Verdict, str]:
         """Register the candidate and let the gate speak, once; return what it said of whom."""
         path = self.run.path
         version = self._register()
@@ -60,7 +60,7 @@ class Judging:
         self.registry.set_verdict(version, verdict.to_json())
         return verdict, version
 
-    def _verdict(self, version: str, tell: Teller) -> Verdict:
+    def _verdict(self, version: str, tell: Progress) -> Verdict:
         """Ask held-out people, or unseen simulated users where such users were trained on."""
         settings, test = self.settings, self.data.test
         manager, sides = DialogManager(self.policy), (version, self.incumbent)

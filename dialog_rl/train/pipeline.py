@@ -11,13 +11,14 @@
 
 Every stage leaves its result in the run's folder. A run that was killed goes on with the first
 stage whose result is missing (PPO: from its last checkpoint) and ends in the same bytes. The
-registry is not touched before the last stage.
+registry is not touched before the last stage. In several processes one goes through the stages and
+the others take part in PPO only (``team.py``).
 """
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_pro
 from dialog_rl.train.sampling import training_sampler
 from dialog_rl.train.siblings import Rails
 from dialog_rl.train.task_data import freeze_tasks, task_answers, task_prompts
+from dialog_rl.train.team import ALONE, Team
 from dialog_rl.train_settings import TrainSettings
 from dialog_rl.verdict import Verdict
 from reward_models.composite import CompositeReward
@@ -94,6 +96,7 @@ def train(
     progress: Progress | None = None,
     show_progress: bool = True,
     gate: GateSettings | None = None,
+    team: Team = ALONE,
 ) -> TrainResult:
     """Train an adapter on the store's feedback, or with simulated users, and judge it.
 
@@ -106,19 +109,22 @@ def train(
         progress: called as the run goes on.
         show_progress: draw a progress bar on stderr.
         gate: what the verdict asks; the defaults, with the run's seed, if not given.
+        team: the processes that this one leads; each of the others calls :func:`assist`.
 
     Raises:
+        ConfigError: the run is not for several processes.
         NotEnoughFeedback: too few ratings; says how many of what are missing.
         TrainingError: another run is training here, or this one had to stop.
         NotFound: there is no run to resume.
         PolicyError: the model or the adapter in service cannot be loaded.
     """
-    run = open_run(home, resume_run_id) if resume_run_id else None
-    with training_lock(home) as name_holder:
+    with team.leading(), training_lock(home) as name_holder:
+        run = open_run(home, resume_run_id) if resume_run_id else None
+        team.check(run.settings() if run else settings)
         run = run or create_run(home, settings, model_name_or_path=model_name_or_path)
         name_holder(run.run_id)
         with tqdm(total=1.0, disable=None if show_progress else True, bar_format=BAR) as bar:
-            work = _Work(home, run, Teller(run, bar, progress), gate)
+            work = _Work(home, run, Teller(run, bar, progress), gate, team)
             try:
                 return work.finish(promote)
             except DialogRLError as error:
@@ -126,11 +132,28 @@ def train(
                 raise
 
 
+def assist(home: Path, team: Team) -> None:
+    """Take part in the PPO of a run that another process leads; return once it is over.
+
+    Args:
+        home: the leader's folder, seen from here.
+        team: the processes, of which this one does not lead.
+
+    Raises:
+        NotFound: the leader's run is not in this home.
+    """
+    run_id = team.call(None)
+    if run_id is not None:
+        _Work(home, open_run(home, run_id), lambda *_: None, None, team).assist()
+
+
 class _Work:
     """One run from its folder: each stage reads what the one before left."""
 
-    def __init__(self, home: Path, run: Run, stage: Teller, gate: GateSettings | None) -> None:
-        self.home, self.run, self.stage = home, run, stage
+    def __init__(
+        self, home: Path, run: Run, stage: Progress, gate: GateSettings | None, team: Team
+    ) -> None:
+        self.home, self.run, self.stage, self.team = home, run, stage, team
         self.settings = run.settings()
         self.gate = gate or GateSettings(seed=self.settings.seed)
         self.registry = AdapterRegistry(home)
@@ -145,18 +168,13 @@ class _Work:
 
     def finish(self, promote: bool) -> TrainResult:
         """Run all stages that are still to be done."""
-        settings, path = self.settings, self.run.path
+        path = self.run.path
         started = time.monotonic()
         self.stage("snapshot", 0.0, "reading the feedback")
-        self.tasks = freeze_tasks(path, settings)
-        data = freeze_data(self.home, path, settings)
-        if settings.num_threads is not None:
-            torch.set_num_threads(settings.num_threads)
-        self.policy = Policy.load(self.run.model_name_or_path())
-        self.head = self._head()
+        data = self._begin()
         if not (path / "adapter").exists():
             try:
-                self._learn(data)
+                self._keep(self._learn(data))
             except WeakReward as error:
                 return self._refuse(str(error))
         give_back()
@@ -178,6 +196,22 @@ class _Work:
             verdict=verdict,
             message=message,
         )
+
+    def assist(self) -> None:
+        """Go through what the leader has left, up to the end of PPO."""
+        self.settings = replace(self.settings, report_to=())
+        self._learn(self._begin())
+
+    def _begin(self) -> RunData:
+        """What the run learns from, and its model."""
+        settings, path = self.settings, self.run.path
+        self.tasks = freeze_tasks(path, settings)
+        data = freeze_data(self.home, path, settings)
+        if settings.num_threads is not None:
+            torch.set_num_threads(settings.num_threads)
+        self.policy = Policy.load(self.run.model_name_or_path())
+        self.head = self._head()
+        return data
 
     def _head(self) -> dict[str, Any]:
         """What a resumed run must not decide again: the incumbent and the arithmetic."""
@@ -202,9 +236,9 @@ class _Work:
 
     # -- learning ----------------------------------------------------------------------------------
 
-    def _learn(self, data: RunData) -> None:
-        """All stages up to the adapter in the run's folder."""
-        settings, head, path = self.settings, self.head, self.run.path
+    def _learn(self, data: RunData) -> Actor:
+        """All stages up to the adapter."""
+        settings, head = self.settings, self.head
         params = SamplingParams(max_new_tokens=settings.response_length)
         examples = Examples(DialogManager(self.policy, params=params), settings.response_length)
         self.sampler = training_sampler(self.policy, settings, head["dtype"])
@@ -238,11 +272,15 @@ class _Work:
             self._climb(actor, reward, examples, data)
         if examples.left_out:
             self.remarks.append(f"{examples.left_out} prompts or replies were too long to use")
-        beside = path / "adapter.tmp"
+        return actor
+
+    def _keep(self, actor: Actor) -> None:
+        """Put the adapter into the run's folder."""
+        beside = self.run.path / "adapter.tmp"
         actor.save_adapter(beside)
         if self.chooser is not None:
             self.chooser[0].save(beside, self.chooser[1])
-        beside.rename(path / "adapter")
+        beside.rename(self.run.path / "adapter")
 
     def _climb(
         self, actor: Actor, reward: CompositeReward | None, examples: Examples, data: RunData
@@ -333,13 +371,15 @@ class _Work:
         self, actor: Actor, reward: CompositeReward | None, talks: Talks, examples: Examples
     ) -> None:
         """PPO, from its last checkpoint."""
+        self.team.call(self.run.run_id)
         trainer = DialogPPOTrainer(
             actor=actor,
             tokenizer=self.policy.tokenizer,
-            collector=collector_for(talks, self.sampler, reward, self.settings),
+            collector=collector_for(talks, self.sampler, reward, self.settings, self.team),
             settings=self.settings,
             folder=self.run.path / "checkpoints",
             rehearsal=rehearsal_for(self.settings, examples, self.tasks),
+            team=self.team,
             callbacks=[RunCallback(self.run, self.settings, self.stage)],
         )
         result = trainer.train(resume_from_checkpoint=True)

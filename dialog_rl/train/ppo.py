@@ -15,11 +15,10 @@ A subclass of TRL 1.12's ``PPOTrainer``: its configuration, callbacks, accelerat
 metric names stay. Its loop is replaced, and with it: four models by one base (see ``actor.py``),
 stored vocabulary-size logits by chunked log-probabilities, the score one position after the end
 token, steps that gradient accumulation swallowed, unclipped gradients, pickled checkpoints without
-a critic. Run by ``dialog-rl train``.
+a critic. Run by ``dialog-rl train``, in one process or several (see ``team.py``).
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -46,8 +45,8 @@ from dialog_rl.advantages import (
     whiten,
 )
 from dialog_rl.errors import TrainingError
-from dialog_rl.losses import KLController, kl_estimate, policy_loss, value_loss
-from dialog_rl.rollout import Batch, Episode, Pass, Turn, make_batch
+from dialog_rl.losses import KLController, policy_loss, value_loss
+from dialog_rl.rollout import Batch, Episode, Pass, make_batch
 from dialog_rl.train.actor import Actor, Scored, Trunk
 from dialog_rl.train.checkpoints import (
     load_checkpoint,
@@ -67,8 +66,9 @@ from dialog_rl.train.guards import (
     spread_of,
 )
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
-from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores
+from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores, scores_of
 from dialog_rl.train.rehearsal import Rehearsal, Slopes
+from dialog_rl.train.team import ALONE, Team
 from dialog_rl.train_settings import TrainSettings
 from reward_models.side_by_side import side_by_side
 
@@ -90,6 +90,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         settings: TrainSettings,
         folder: Path,
         rehearsal: Rehearsal | None = None,
+        team: Team = ALONE,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         """Prepare a run; nothing is computed yet.
@@ -102,14 +103,16 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             settings: hyper-parameters.
             folder: for checkpoints.
             rehearsal: what is rehearsed at every optimizer step, if anything is.
-            callbacks: further transformers callbacks.
+            team: the processes that work on this run; ``collector`` gives this one's share.
+            callbacks: further transformers callbacks; the leader's alone are called.
         """
         self.actor, self.collector = actor, collector
-        self.settings, self.folder, self.rehearsal = settings, folder, rehearsal
+        self.settings, self.folder, self.team = settings, folder, team
+        self.rehearsal = rehearsal if team.leads else None
         self.on_cpu = actor.device.type == "cpu"
         cores = torch.get_num_threads() if self.on_cpu else 1
         self.at_once = episodes_at_once(actor.autocast_dtype)
-        self.per_pass = episodes_per_pass(settings, self.at_once, cores)
+        self.per_pass = team.leaders(episodes_per_pass(settings, self.at_once, cores))
         groups = [
             {"params": list(actor.adapter_parameters().values()), "lr": settings.learning_rate},
             {"params": list(actor.value_head.parameters()), "lr": settings.value_learning_rate},
@@ -128,12 +131,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             train_dataset=Dataset.from_dict({"input_ids": [[0]] * settings.batch_size}),
             data_collator=list,
             optimizers=(optimizer, scheduler),
-            callbacks=callbacks,
+            callbacks=callbacks if team.leads else None,
         )
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(
-                "PPO runs in one process so far; start it without accelerate launch"
-            )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.controller = KLController(
@@ -177,7 +176,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             figures = self.improve(batch, scores)
             progress.update += 1
             progress.turns += len(batch.turns)
-            progress.seconds += time.monotonic() - started
+            progress.seconds += self.team.leaders(time.monotonic() - started)
             self.report(batch, scores, figures)
             self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
             if progress.update % settings.save_steps == 0:
@@ -198,7 +197,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         Raises:
             TrainingError: not one of them got a finite score.
         """
-        found = self.collector(self.progress.update, self.actor.decoder())
+        found = self.team.gathered(self.collector(self.progress.update, self.actor.decoder()))
         episodes = [e for e in found if e is not None]
         self.progress.dropped += len(found) - len(episodes)
         if not episodes:
@@ -206,7 +205,10 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
                 f"no reward gave a finite score to any of {len(found)} replies; the last "
                 "checkpoint is intact: mend the reward and resume"
             )
-        return make_batch(episodes, self.per_pass, self.actor.device, pack=self.actor.can_pack)
+        batch = make_batch(episodes, self.per_pass, self.actor.device, pack=self.actor.can_pack)
+        if self.progress.update == 0:
+            check_mask(batch, self.processing_class)
+        return self.team.passes(batch)
 
     def score(self, batch: Batch) -> Scores:
         """Pass the batch through trunk, policy (with critic) and reference."""
@@ -218,15 +220,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         # All passes are in work together anyway: the first step finds its forward pass done.
         keep = self.settings.num_mini_batches == 1 and len(batch.episodes) <= self.at_once
         policy = self._read(batch, trunks, graphs=keep)
-        shape, device = batch.mask.shape, self.actor.device
-        logprobs, start, values = (torch.zeros(shape, device=device) for _ in "123")
-        for p, live, first in zip(batch.passes, policy, reference, strict=True):
-            at = (p.episodes, p.steps)
-            logprobs[at], start[at] = live.logprobs.detach(), first.logprobs
-            values[at] = live.values.detach()
-        entropy = sum(float(live.entropies.sum()) for live in policy) / int(batch.mask.sum())
-        kl = kl_estimate(logprobs, start, self.settings.kl_estimator)
-        return Scores(trunks, logprobs, values, kl, entropy, policy if keep else [])
+        return scores_of(batch, trunks, policy, reference, keep, self.settings, self.team)
 
     def _read(self, batch: Batch, trunks: Sequence[Trunk], *, graphs: bool = False) -> list[Scored]:
         """What the adapter as it is now says of every pass; keeps ``graphs`` for gradients."""
@@ -249,7 +243,6 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             if progress.flat == FLAT_UPDATES:
                 return f"{raw.numel() * FLAT_UPDATES} episodes in a row got the same reward"
             return collapse(health, Health(**progress.first), self.settings)
-        check_mask(batch, self.processing_class)
         preflight(
             scores.logprobs[mask],
             batch.sampled_logprobs[mask],
@@ -273,9 +266,10 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         passes = torch.tensor([bool(told[p.episodes].any()) for p in batch.passes]).nonzero()[:, 0]
         if len(passes) < settings.num_mini_batches:
             passes = torch.arange(len(batch.passes))
-        read = torch.zeros_like(told).index_fill_(
-            0, torch.cat([batch.passes[m].episodes for m in passes.tolist()]), True
-        )
+        read = torch.zeros_like(told, dtype=torch.float32)
+        for m in passes.tolist():
+            read[batch.passes[m].episodes] = 1.0
+        self.team.sum_([read])
         if settings.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
         by_turn = settings.credit != "dialogue"
@@ -289,7 +283,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             turn_lam=settings.turn_lam if by_turn else settings.lam,
         )
         weight = (scores.logprobs - batch.sampled_logprobs).exp().clamp(max=IMPORTANCE_CAP)
-        advantages = whiten(advantages, mask & read[:, None]) * weight
+        advantages = whiten(advantages, mask & (read > 0)[:, None]) * weight
         rehearsed = self.rehearsal and self.rehearsal.draw(self.actor, self.progress.update)
         taken: list[dict[str, float]] = []
         for epoch in range(settings.num_ppo_epochs):
@@ -298,9 +292,10 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             )
             order = passes[torch.randperm(len(passes), generator=generator)]
             for group in order.tensor_split(settings.num_mini_batches):
-                if len(group):
+                own = group.tolist()
+                if count := sum(self.team.gathered([len(batch.passes[m].targets) for m in own])):
                     more = rehearsed[len(taken) : len(taken) + 1] if rehearsed else []
-                    step = self._step(batch, scores, group.tolist(), advantages, returns, more)
+                    step = self._step(batch, scores, own, count, advantages, returns, more)
                     taken.append(step)
         self.lr_scheduler.step()
         figures = {name: sum(step[name] for step in taken) / len(taken) for name in taken[0]}
@@ -314,12 +309,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         batch: Batch,
         scores: Scores,
         group: list[int],
+        count: int,
         advantages: Tensor,
         returns: Tensor,
         more: Sequence[Slopes],
     ) -> dict[str, float]:
-        """One optimizer step on the passes ``group``; the mean is over all their tokens."""
-        count = sum(len(batch.passes[m].targets) for m in group)
+        """One optimizer step on the passes ``group``; the mean is over ``count`` tokens of all."""
         live, scores.live = scores.live, []
         merged = None if live else self.actor.merged()
 
@@ -334,14 +329,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         work = [partial(slopes, m) for m in group]
         work += [partial(own, self._trainable(), merged) for own in more]
         done = side_by_side(work, at_once=self.on_cpu)
-        by_parameter = zip(*(found for found, _ in done), strict=True)
-        for parameter, parts in zip(self._trainable(), by_parameter, strict=True):
+        for n, parameter in enumerate(self._trainable()):
+            parts = [found[n] for found, _ in done] or [torch.zeros_like(parameter)]
             # A part may be a slice of a larger tensor, whose strides torch's fused AdamW ignores.
             parameter.grad = sum(parts[1:], start=parts[0]).contiguous()
-        figures: defaultdict[str, float] = defaultdict(float)
-        for _, found in done:
-            for name, figure in found.items():
-                figures[name] += figure
+        self.team.sum_([p.grad for p in self._trainable() if p.grad is not None])
+        figures = self.team.added([found for _, found in done])
         figures["policy/entropy_avg"] = scores.entropy
         figures["grad_norm"] = self._descend()
         return figures
@@ -385,28 +378,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         episodes = batch.episodes
         numbers = {id(e.prompt): n for n, e in enumerate(episodes)}
         groups = torch.tensor([numbers[id(e.prompt)] for e in episodes])
-        totals = torch.tensor([self._standardised(e) for e in episodes])
-        by_turn = self.settings.credit != "dialogue"
-        own = [
-            [
-                (self._clipped(t.score / self.progress.score_std) - self._cut(t)) * by_turn
-                for t in e.turns
-            ]
-            for e in episodes
-        ]
+        totals = torch.tensor([self.progress.standardised(e, self.settings) for e in episodes])
+        own = [[self.progress.turn_score(t, self.settings) for t in e.turns] for e in episodes]
         return turn_scores(centre_by_group(totals, groups), own).to(batch.mask.device)
-
-    def _standardised(self, episode: Episode) -> float:
-        """Score in spreads of the first batch (Ziegler et al. 2019), less missing_eos_penalty."""
-        score = (episode.score - self.progress.score_mean) / self.progress.score_std
-        return self._clipped(score) - sum(self._cut(turn) for turn in episode.turns)
-
-    def _clipped(self, score: float) -> float:
-        return min(max(score, -self.settings.score_clip), self.settings.score_clip)
-
-    def _cut(self, turn: Turn) -> float:
-        """What a reply without its end token costs."""
-        return 0.0 if turn.finished else self.settings.missing_eos_penalty
 
     # -- what is told and kept ---------------------------------------------------------------------
 
@@ -416,7 +390,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         health = health_of(batch, scores.kl, scores.entropy)
         metrics = update_metrics(batch, health, self.controller.coef, figures)
         metrics["objective/rlhf_reward"] = metrics["objective/non_score_reward"] + sum(
-            self._standardised(e) for e in batch.episodes
+            progress.standardised(e, settings) for e in batch.episodes
         ) / len(batch.episodes)
         gap = (scores.logprobs - batch.sampled_logprobs)[batch.mask].abs().mean()
         metrics["sampling/logp_difference"] = float(gap)
@@ -434,6 +408,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
 
     def save(self) -> None:
         """Write a checkpoint: adapter, value head, optimizer and progress."""
+        if not self.team.leads:
+            return
         save_checkpoint(
             self.folder,
             self.progress.update,

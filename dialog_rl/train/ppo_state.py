@@ -1,10 +1,15 @@
 """What a PPO run carries from update to update, and what it hands back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
+from dialog_rl.losses import kl_estimate
+from dialog_rl.rollout import Batch, Episode, Turn
 from dialog_rl.train.actor import Scored, Trunk
+from dialog_rl.train.team import Team
 from dialog_rl.train_settings import TrainSettings
 
 
@@ -26,10 +31,30 @@ class Progress:
     first: dict[str, float] = field(default_factory=dict)
     """Health of the first batch, which later ones are held against."""
 
+    def standardised(self, episode: Episode, settings: TrainSettings) -> float:
+        """Score in spreads of the first batch (Ziegler et al. 2019), less missing_eos_penalty."""
+        score = _clipped((episode.score - self.score_mean) / self.score_std, settings)
+        return score - sum(_cut(turn, settings) for turn in episode.turns)
+
+    def turn_score(self, turn: Turn, settings: TrainSettings) -> float:
+        """A turn's own share of it; 0 where a conversation is credited as a whole."""
+        if settings.credit == "dialogue":
+            return 0.0
+        return _clipped(turn.score / self.score_std, settings) - _cut(turn, settings)
+
     def over(self, settings: TrainSettings) -> bool:
         """Whether the time or the turns that the settings allow are up."""
         by_turns = 0 < settings.total_turns <= self.turns
         return by_turns or self.seconds >= settings.max_seconds
+
+
+def _clipped(score: float, settings: TrainSettings) -> float:
+    return min(max(score, -settings.score_clip), settings.score_clip)
+
+
+def _cut(turn: Turn, settings: TrainSettings) -> float:
+    """What a reply without its end token costs."""
+    return 0.0 if turn.finished else settings.missing_eos_penalty
 
 
 @dataclass
@@ -44,6 +69,39 @@ class Scores:
     entropy: float
     live: list[Scored]
     """The policy's passes with their graphs, for the first step; empty where it makes its own."""
+
+
+def scores_of(
+    batch: Batch,
+    trunks: list[Trunk],
+    policy: list[Scored],
+    reference: Sequence[Scored],
+    keep: bool,
+    settings: TrainSettings,
+    team: Team,
+) -> Scores:
+    """Put what was said of each pass, by this process and the others, into place.
+
+    Args:
+        batch: with the passes of this process.
+        trunks: what the frozen layers made of them.
+        policy: what the policy says of them.
+        reference: what the reference says of them.
+        keep: whether the first step finds the policy's passes done.
+        settings: how KL is estimated.
+        team: the others.
+    """
+    logprobs, start, values = (torch.zeros_like(batch.sampled_logprobs) for _ in "123")
+    for p, now, first in zip(batch.passes, policy, reference, strict=True):
+        at = (p.episodes, p.steps)
+        logprobs[at], start[at] = now.logprobs.detach(), first.logprobs
+        values[at] = now.values.detach()
+    team.sum_([logprobs, start, values])
+    nats = sum(team.gathered([float(now.entropies.sum()) for now in policy]))
+    kl = kl_estimate(logprobs, start, settings.kl_estimator)
+    return Scores(
+        trunks, logprobs, values, kl, nats / int(batch.mask.sum()), policy if keep else []
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ class Teller:
 class RunCallback(TrainerCallback):
     """Writes what PPO logs to the run's folder and tells where it is."""
 
-    def __init__(self, run: Run, settings: TrainSettings, tell: Teller) -> None:
+    def __init__(self, run: Run, settings: TrainSettings, tell: Progress) -> None:
         """Bind the run."""
         self._run, self._settings, self._tell = run, settings, tell
 

@@ -1,5 +1,6 @@
 """Agents written elsewhere learn on the environments, unmodified."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.dialog_acts import at_random, scripted, serve, train_dqn
+from dialog_rl.runs import Run, list_runs
+from tests.fakes import save_tiny_model
+from tests.unit.envs.conftest import cinema
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 
@@ -48,6 +52,19 @@ def test_rllib_trains_as_the_example_says(algo: str, steps: str, tmp_path: Path)
     taken = [int(n) for n in re.findall(r"^(\d+) acts, return", said, re.MULTILINE)]
     assert taken[-1] >= int(steps)
     assert re.search(r"success with 5 unseen users: [01]\.\d{3}", said)
+
+
+def test_ray_trains_ppo_in_two_workers_as_the_example_says(tmp_path: Path) -> None:
+    domain = tmp_path / "cinema.json"
+    domain.write_text(json.dumps(cinema()))
+    model = save_tiny_model(tmp_path / "model")
+    flags = ("--home", "home", "--env", str(domain), "--model_name_or_path", str(model))
+    said = run(tmp_path, "ray_ppo.py", *flags, "--total_episodes", "128")
+    assert "worker 1 of 2 has done its share" in said
+    (found,) = list_runs(tmp_path / "home")
+    assert found.state == "finished"
+    steps = [r["step"] for r in Run(tmp_path / "home" / "runs" / found.run_id).metrics()]
+    assert steps == [1, 2]
 
 
 def test_rllibs_env_runner_holds_whole_conversations(tmp_path: Path) -> None:
