@@ -113,7 +113,7 @@ def test_a_process_that_is_killed_ends_the_run_and_it_resumes_to_the_same_bytes(
     tmp_path, model, domain
 ):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = [*TALKS, f"--env={domain}"]
+    flags = [*TALKS, f"--env={domain}", "--total_episodes=128"]  # the kill must come before the end
     said = ended(launch(words(whole, model, flags)))
     expected, status = only_run(whole)
     assert status.state == "finished", said
