@@ -118,9 +118,9 @@ def train(
         NotFound: there is no run to resume.
         PolicyError: the model or the adapter in service cannot be loaded.
     """
+    run = open_run(home, resume_run_id) if resume_run_id else None
+    team.check(run.settings() if run else settings)
     with team.leading(), training_lock(home) as name_holder:
-        run = open_run(home, resume_run_id) if resume_run_id else None
-        team.check(run.settings() if run else settings)
         run = run or create_run(home, settings, model_name_or_path=model_name_or_path)
         name_holder(run.run_id)
         with tqdm(total=1.0, disable=None if show_progress else True, bar_format=BAR) as bar:

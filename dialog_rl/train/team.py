@@ -19,6 +19,7 @@ that all of them see.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -95,8 +96,7 @@ class Team:
         """
         if self.size == 1:
             return batch
-        own = batch.passes[self.rank :: self.size]
-        return Batch(batch.episodes, batch.mask, batch.sampled_logprobs, own)
+        return replace(batch, passes=batch.passes[self.rank :: self.size])
 
     # -- what they tell each other -----------------------------------------------------------------
 
@@ -153,7 +153,10 @@ class Team:
 
     @contextmanager
     def leading(self) -> Iterator[None]:
-        """At the end of it, send away those who still wait to be called."""
+        """At the end of it, send away those who still wait to be called.
+
+        An error before it ends the leader's process, and so its launcher ends theirs.
+        """
         try:
             yield
         finally:
