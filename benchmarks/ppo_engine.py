@@ -230,12 +230,12 @@ def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
 def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:
     """Seconds of each update of our trainer, and MB held before."""
     from dialog_rl.policy import Policy
-    from dialog_rl.precision import Precision
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.reward import build_reward
+    from dialog_rl.train.sampling import training_sampler
     from dialog_rl.train_settings import TrainSettings
 
     before = peak_mb()
@@ -258,21 +258,17 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
     )
     chosen = choose_dtype(settings.dtype, policy.model)
     asked = prompts(shape, tokenizer, shape.batch * updates)
-    sampling = settings.rollout_sampling()
-
-    def sampler(prompts: Sequence[Sequence[int]], seeds: Sequence[int], model: Any) -> Any:
-        precision: Precision = "bfloat16" if chosen == "bfloat16" else "weights"
-        return policy.generate(prompts, sampling, seeds, model=model, precision=precision)
-
     learned = fitted_reward(policy, asked, autocast_dtype(chosen))
+    actor = Actor(
+        policy.model,
+        lora_r=RANK,
+        lora_layers=settings.adapted_layers(),
+        autocast_dtype=autocast_dtype(chosen),
+    )
+    sampler = training_sampler(policy, settings, chosen, actor.frozen_layers)
     with tempfile.TemporaryDirectory() as folder:
         trainer = DialogPPOTrainer(
-            actor=Actor(
-                policy.model,
-                lora_r=RANK,
-                lora_layers=settings.adapted_layers(),
-                autocast_dtype=autocast_dtype(chosen),
-            ),
+            actor=actor,
             tokenizer=tokenizer,
             collector=Collector(
                 LoggedPrompts(asked, settings), sampler, build_reward(learned, settings), settings

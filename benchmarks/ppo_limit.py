@@ -51,6 +51,7 @@ from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
 from dialog_rl.train.compute import autocast_dtype, choose_dtype
 from dialog_rl.train.ppo import DialogPPOTrainer
+from dialog_rl.train.sampling import training_sampler
 from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
 
@@ -270,25 +271,18 @@ def make_trainer(
         max_kl=1e6,
         max_seconds=1e9,
     )
-    sampling = settings.rollout_sampling()
-    precision = "bfloat16" if dtype == "bfloat16" else "weights"
     asked = prompts(shape, tokenizer, settings.total_episodes)
+    actor = Actor(
+        policy.model,
+        lora_layers=settings.adapted_layers(),
+        autocast_dtype=autocast_dtype(settings.dtype),
+    )
     return DialogPPOTrainer(
-        actor=Actor(
-            policy.model,
-            lora_layers=settings.adapted_layers(),
-            autocast_dtype=autocast_dtype(settings.dtype),
-        ),
+        actor=actor,
         tokenizer=tokenizer,
         collector=Collector(
             LoggedPrompts(asked, settings),
-            lambda ids, seeds, module: policy.generate(
-                ids,
-                sampling,
-                seeds,
-                model=module,
-                precision=precision,  # type: ignore[arg-type]
-            ),
+            training_sampler(policy, settings, dtype, actor.frozen_layers),
             CompositeReward([("letters", letters, 1.0)]),
             settings,
         ),

@@ -9,7 +9,7 @@ Vocabulary of shapes: B rows, T tokens, V vocabulary, L cache length.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.conversation import FinishReason, SamplingParams
-from dialog_rl.prompt_memory import Known, PromptMemory
+from dialog_rl.prompt_memory import Known, PromptMemory, States
 from reward_models.side_by_side import side_by_side
 
 _TOP = 64
@@ -61,6 +61,13 @@ class Runner(Protocol):
         """Copy what a row of the cache holds of its first tokens; None if this runner cannot."""
         ...
 
+    def states(self, cache: Any) -> Sequence[Tensor]:
+        """What the frozen layers made of what was read last, [t, E] a row: the prompts, or a token.
+
+        Nothing if this runner does not keep it.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -71,6 +78,8 @@ class Decoded:
     logprobs: tuple[float, ...]
     """log softmax(logits / temperature) of each, before top-p, in nats; greedy: of logits."""
     finish_reason: FinishReason
+    states: States | None = field(default=None, compare=False, repr=False)
+    """If the runner keeps them."""
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
@@ -194,12 +203,16 @@ def _decode_rows(
     going = set(range(len(prompts)))
     rows = list(range(len(prompts)))
     read: list[Known | None] = [None] * len(prompts)
+    states = [[prompt] for prompt in runner.states(cache)]
 
     def note(places: Iterable[int]) -> None:
         # The last token drawn was not read.
         for place in places if remember else ():
             row = rows[place]
-            read[row] = runner.remember(cache, place, (*prompts[row], *ids[row][:-1]))
+            found = runner.remember(cache, place, (*prompts[row], *ids[row][:-1]))
+            if found is not None and states:
+                found = replace(found, states=torch.cat(states[row])[: len(found.ids)])
+            read[row] = found
 
     for step in range(limit):
         drawn, scores = sample_from_logits(logits, u[rows, step], params.temperature, params.top_p)
@@ -219,12 +232,25 @@ def _decode_rows(
             drawn = drawn[stay.to(logits.device)]
             rows = [row for row in rows if row in going]
         logits = runner.step(cache, drawn)
+        for row, state in zip(rows if states else (), runner.states(cache), strict=True):
+            states[row].append(state)
     note(range(len(rows)))
     decoded = [
-        Decoded(tuple(i), tuple(p), "length" if row in going else "stop")
+        Decoded(
+            tuple(i),
+            tuple(p),
+            "length" if row in going else "stop",
+            _states(states[row], len(i) - 1) if states else None,
+        )
         for row, (i, p) in enumerate(zip(ids, logprobs, strict=True))
     ]
     return decoded, read
+
+
+def _states(kept: Sequence[Tensor], count: int) -> States:
+    """A prompt's states and those of the ``count`` tokens of the reply that were read."""
+    prompt, *reply = kept
+    return States(prompt, torch.cat(reply[:count]) if count else prompt[:0])
 
 
 def decode_stream(
@@ -315,6 +341,10 @@ class TransformersRunner:
 
     def remember(self, cache: _PaddedCache, row: int, ids: tuple[int, ...]) -> None:
         """Nothing: transformers' caches are of many kinds."""
+
+    def states(self, cache: _PaddedCache) -> Sequence[Tensor]:
+        """Nothing."""
+        return ()
 
     def _forward(self, state: _PaddedCache, ids: Tensor, positions: Tensor) -> Tensor:
         logits: Tensor = self._model(

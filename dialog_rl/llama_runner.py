@@ -14,7 +14,7 @@ G = H / K, D head width, E embedding width.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,8 @@ class _Cache:
     """Tokens so far per row, [B]."""
     filled: int
     """Slots in use."""
+    states: list[Tensor] = field(default_factory=list)
+    """What the frozen layers made of what was read last, [t, E] a row."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,20 @@ class LlamaRunner:
 
     side_by_side = True
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype = torch.float32, frozen_layers: int = 0
+    ) -> None:
         """Pack the weights.
 
         Args:
             model: one that ``supports`` accepts.
             dtype: of the matrix products; sums, norms and probabilities are float32 throughout.
+            frozen_layers: what so many layers made of every token is to be kept; 0 keeps nothing.
         """
         source: Any = model
         config = source.config
         self._dtype = dtype
+        self._frozen = frozen_layers
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._width: int = source.model.layers[0].self_attn.head_dim
@@ -135,6 +141,8 @@ class LlamaRunner:
             rows = torch.tensor([index[tuple(prompt)] for prompt in prompts])
             self.keep(cache, rows)
             logits = logits[rows]
+            if self._frozen:
+                cache.states = [cache.states[row] for row in rows.tolist()]
         return cache, logits
 
     def join(
@@ -172,6 +180,8 @@ class LlamaRunner:
         mask = cache.mask[..., :end]
         x = self._embedding[ids].float()
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
+            if self._frozen and layer is self._layers[self._frozen]:
+                cache.states = list(x.split(1))
             q, k, v = self._project(layer, x, turn)
             keys[:, :, slot] = k
             values[:, :, slot] = v
@@ -204,6 +214,10 @@ class LlamaRunner:
         )
         return Known(ids, keys, values)
 
+    def states(self, cache: _Cache) -> Sequence[Tensor]:
+        """What the frozen layers made of what was read last, [t, E] a row."""
+        return cache.states
+
     def _take(self, cache: _Cache, rows: Tensor, filled: int, kept: int, room: int) -> None:
         """Copy the last ``kept`` slots of some rows to where they end at slot ``filled``.
 
@@ -235,7 +249,10 @@ class LlamaRunner:
         known: Sequence[Known | None],
     ) -> Tensor:
         """Read prompts into their rows, some thousand tokens at a time; logits after each."""
+        if self._frozen:  # one without states is no help
+            known = [k if k is not None and k.states is not None else None for k in known]
         skipped = [_recall(cache, *given) for given in zip(rows, prompts, known, strict=True)]
+        cache.states = []
         fresh = [len(p) - skip for p, skip in zip(prompts, skipped, strict=True)]
         last, begin = [], 0
         while begin < len(prompts):
@@ -245,6 +262,9 @@ class LlamaRunner:
             some = slice(begin, end)
             last.append(self._read(cache, rows[some], prompts[some], skipped[some]))
             begin = end
+        for n, (part, before) in enumerate(zip(cache.states, known, strict=False)):
+            if before is not None and before.states is not None and skipped[n]:
+                cache.states[n] = torch.cat((before.states[: skipped[n]], part))
         return self._logits(torch.cat(last))
 
     def _read(
@@ -263,9 +283,12 @@ class LlamaRunner:
         positions = torch.cat([torch.arange(skip, length) for skip, length in spans])
         turn = self._table[positions][:, None]
         masks = [_after(skip, length) for skip, length in spans]
-        ends = torch.tensor([length - skip for skip, length in spans]).cumsum(0) - 1
+        counts = [length - skip for skip, length in spans]
+        ends = torch.tensor(counts).cumsum(0) - 1
         x: Tensor = self._embedding[ids].float()
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
+            if self._frozen and layer is self._layers[self._frozen]:
+                cache.states += x.split(counts)
             q, k, v = self._project(layer, x, turn)
             last = layer is self._layers[-1]  # of which only the ends are read again
             mixed, begin = [], 0

@@ -216,6 +216,7 @@ class Policy:
         model: nn.Module | None = None,
         precision: Precision = "weights",
         memory: PromptMemory | None = None,
+        frozen_layers: int = 0,
     ) -> list[Generation]:
         """Sample one reply per prompt, all prompts together.
 
@@ -231,6 +232,8 @@ class Policy:
                 measured to be faster with it.
             memory: of the turns before, made for this version, or for this module with these
                 weights; the fast decoder on CPU then reads only what is new.
+            frozen_layers: of a live module; what they made of every token comes with the replies,
+                if the fast decoder on CPU drew them.
 
         Raises:
             PolicyError: the version is unknown, prompts and seeds differ in number, or the memory
@@ -245,7 +248,7 @@ class Policy:
             found = self._version(version)
             owner, runner = found.module, found.runner(dtype)
         else:
-            owner, runner = model, make_runner(_plain(model), dtype)
+            owner, runner = model, make_runner(_plain(model), dtype, frozen_layers)
         if memory is not None:
             memory.belong_to(owner)
         decoded = decode_batch(runner, prompts, params, seeds, self.end_ids, memory=memory)
@@ -295,6 +298,7 @@ class Policy:
             logprobs=said.logprobs,
             text=self.decode_text(said.ids),
             finish_reason=said.finish_reason,
+            states=said.states,
         )
 
     def stream(

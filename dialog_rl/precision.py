@@ -16,10 +16,16 @@ Precision = Literal["weights", "bfloat16", "auto"]
 """Of the matrix products while decoding on CPU: as the weights are, bfloat16, or the faster one."""
 
 
-def make_runner(module: nn.Module, dtype: torch.dtype) -> Runner:
-    """The fastest decoder that knows this model; ``dtype`` is for the packed weights on CPU."""
+def make_runner(module: nn.Module, dtype: torch.dtype, frozen_layers: int = 0) -> Runner:
+    """The fastest decoder that knows this model.
+
+    Args:
+        module: a causal language model.
+        dtype: of the packed weights on CPU.
+        frozen_layers: the fast decoder on CPU keeps what so many layers made of every token.
+    """
     if LlamaRunner.supports(module):
-        return LlamaRunner(module, dtype)
+        return LlamaRunner(module, dtype, frozen_layers)
     source: Any = module
     if source.device.type == "cuda" and StaticRunner.supports(module):
         return StaticRunner(module)

@@ -6,7 +6,7 @@ decoder's cache of the last call's rows; the next call reads only what is new. I
 its tokens, so a prompt that differs somewhere (an older turn dropped, a reply tokenised otherwise)
 is read from there on.
 
-Vocabulary of shapes: N layers, K key/value heads, T tokens, D head width.
+Vocabulary of shapes: N layers, K key/value heads, T tokens, D head width, E embedding width.
 """
 
 import weakref
@@ -14,7 +14,9 @@ from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from dialog_rl.errors import PolicyError
@@ -31,6 +33,44 @@ class Known:
     keys: Tensor
     """[N, K, T, D], as attention uses them."""
     values: Tensor
+    states: Tensor | None = None
+    """[T, E] what the frozen layers made of them, if the runner keeps that."""
+
+
+class States(NamedTuple):
+    """What a model's frozen layers made of the tokens that were read for one reply."""
+
+    prompt: Tensor
+    """[T, E]; replies to one prompt may share it."""
+    reply: Tensor
+    """[n - 1, E] of a reply of n tokens: the last one drawn is not read."""
+
+
+def lay_out(rows: Sequence[tuple[int, Sequence[States | None]]], width: int) -> Tensor | None:
+    """The states of rows in each of which replies to one prompt stand side by side, [b, T, E].
+
+    Each reply's last token, which was not read, and the end of a row are 0.
+
+    Args:
+        rows: tokens of the prompt, and what was kept of each reply to it: all that was read before
+            the reply that was kept, of which the prompt may be the beginning.
+        width: T, room for the longest row.
+
+    Returns:
+        None if of any reply nothing was kept.
+    """
+    kept = [states for _, row in rows for states in row]
+    if any(states is None for states in kept) or kept[0] is None:
+        return None
+    made = kept[0].prompt.new_zeros(len(rows), width, kept[0].prompt.shape[1])
+    for row, (prompt, replies) in zip(made, rows, strict=True):
+        at = prompt
+        for states in filter(None, replies):
+            own = torch.cat((states.prompt[prompt:], states.reply))
+            row[:prompt] = states.prompt[:prompt]
+            row[at : at + len(own)] = own
+            at += len(own) + 1
+    return made
 
 
 def shared_length(left: Sequence[int], right: Sequence[int]) -> int:
@@ -103,10 +143,14 @@ class PromptMemory:
         """Forget everything but these rows."""
         room, kept = self._limit, []
         for row in rows:
-            if row is not None and (size := row.keys.nbytes + row.values.nbytes) <= room:
+            if row is not None and (size := _size(row)) <= room:
                 room -= size
                 kept.append(row)
         self._rows = sorted(kept, key=lambda row: row.ids)
+
+
+def _size(row: Known) -> int:
+    return sum(t.nbytes for t in (row.keys, row.values, row.states) if t is not None)
 
 
 def usable(known: Known | None, prompt: Sequence[int]) -> int:

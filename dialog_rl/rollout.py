@@ -6,13 +6,14 @@ functions of (seed, position): there is no generator whose state a checkpoint wo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dialog_rl.errors import TrainingError
+from dialog_rl.prompt_memory import States, lay_out
 from reward_models.base import Message
 
 
@@ -56,6 +57,8 @@ class Episode:
     turns: tuple[Turn, ...]
     figures: Mapping[str, float] = field(default_factory=dict)
     """What is measured beside the rewards, such as success."""
+    states: States | None = field(default=None, compare=False, repr=False)
+    """What the decoder kept of all but the last token, read for the last reply."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -107,6 +110,11 @@ class SampledReply(Protocol):
         """``stop`` when an end token was sampled."""
         ...
 
+    @property
+    def states(self) -> States | None:
+        """What the frozen layers made of prompt and reply, if the decoder kept it."""
+        ...
+
 
 def prompt_order(count: int, start: int, size: int, seed: int) -> list[int]:
     """Indices of the prompts at positions start .. start + size - 1 of an endless shuffled stream.
@@ -155,6 +163,8 @@ class Pass:
     """[n] which episode of the batch it belongs to."""
     steps: Tensor
     """[n] its place after that episode's prompt, from 0."""
+    states: Tensor | None = None
+    """[b, T, E] what the frozen layers made of it while decoding; 0 where nothing was read."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,7 @@ def make_batch(
             part = []
         part.append(row)
     passes.append(_make_pass(episodes, part, device))
+    episodes = [replace(e, states=None) for e in episodes]  # the passes have copies
     return Batch(tuple(episodes), mask.to(device), logprobs.to(device), tuple(passes))
 
 
@@ -243,6 +254,7 @@ def _make_pass(
                 (r, source, said[n], index, n) for n, source in enumerate(sources) if sampled[n]
             ]
             at = end
+    kept = [(len(episodes[row[0]].prompt.ids), [episodes[i].states for i in row]) for row in rows]
     packed = any(len(row) > 1 for row in rows)
     attention = None
     if packed:
@@ -258,6 +270,7 @@ def _make_pass(
         targets=columns[2],
         episodes=columns[3],
         steps=columns[4],
+        states=lay_out(kept, width),
     )
 
 

@@ -163,6 +163,10 @@ class StaticRunner:
     def remember(self, cache: _Batch, row: int, ids: tuple[int, ...]) -> None:
         """Nothing: a recorded step works on its own slots only."""
 
+    def states(self, cache: _Batch) -> Sequence[Tensor]:
+        """Nothing."""
+        return ()
+
     def _take(self, shape: tuple[int, int]) -> _Slots:
         """Slots of this shape that no batch uses, or new ones."""
         for number, (spare, slots) in enumerate(self._spare):

@@ -1,10 +1,11 @@
 """A sampled reply: whole, or token by token as it is drawn."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dialog_rl.conversation import FinishReason
+from dialog_rl.prompt_memory import States
 
 if TYPE_CHECKING:
     from dialog_rl.policy import Policy
@@ -22,6 +23,8 @@ class Generation:
     text: str
     """The reply without special tokens and without white space at its ends."""
     finish_reason: FinishReason
+    states: States | None = field(default=None, compare=False, repr=False)
+    """For training, where the decoder was asked for them."""
 
 
 @dataclass(frozen=True, kw_only=True)

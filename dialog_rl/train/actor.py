@@ -173,7 +173,8 @@ class Actor:
         """
         if self.layers is not None:
             plan = self.layers.plan(p, self._dtype)
-            return Trunk(self.layers.trunk(p, plan, self._dtype), plan)
+            kept = p.states  # decoding has computed it
+            return Trunk(self.layers.trunk(p, plan, self._dtype) if kept is None else kept, plan)
         if not self.frozen_layers:
             return Trunk(p.ids)
         handle = self.first_adapted.register_forward_pre_hook(_raise_hidden, with_kwargs=True)

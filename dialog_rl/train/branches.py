@@ -99,7 +99,12 @@ class BranchCollector:
         return [
             None
             if made is None
-            else Episode(prompt=branch.prompt, turns=made, figures=branch.figures)
+            else Episode(
+                prompt=branch.prompt,
+                turns=made,
+                figures=branch.figures,
+                states=branch.reply.states,
+            )
             for branch, made in zip(branches, turns, strict=True)
         ]
 

@@ -112,3 +112,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
     whole = optimizer.state_dict()
     whole["state"] = state
     optimizer.load_state_dict(whole)
+
+
+def set_scheduler(scheduler: Any, steps: int) -> None:
+    """Set a ``LambdaLR`` and its optimizer's rates to where so many steps would have led."""
+    scheduler.last_epoch = steps
+    rules = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, (base, rule) in zip(scheduler.optimizer.param_groups, rules, strict=True):
+        group["lr"] = base * rule(steps)

@@ -174,8 +174,12 @@ class Collector:
             live = going
         scored = self.scored(turns, asked, [talk.prompt.columns for talk in talks])
         return [
-            None if made is None else Episode(prompt=t.prompt, turns=made, figures=t.figures())
-            for t, made in zip(talks, scored, strict=True)
+            None
+            if made is None
+            else Episode(
+                prompt=t.prompt, turns=made, figures=t.figures(), states=heard[-1][0].states
+            )
+            for t, heard, made in zip(talks, turns, scored, strict=True)
         ]
 
     def scored(

@@ -241,7 +241,6 @@ class _Work:
         settings, head = self.settings, self.head
         params = SamplingParams(max_new_tokens=settings.response_length)
         examples = Examples(DialogManager(self.policy, params=params), settings.response_length)
-        self.sampler = training_sampler(self.policy, settings, head["dtype"])
         actor = Actor(
             self.policy.model,
             lora_r=settings.lora_r,
@@ -253,6 +252,9 @@ class _Work:
             autocast_dtype=autocast_dtype(head["dtype"]),
             seed=settings.seed,
         )
+        # Several processes tell each other their episodes: states would be most of what they send.
+        kept = actor.frozen_layers if settings.algo == "ppo" and self.team.size == 1 else 0
+        self.sampler = training_sampler(self.policy, settings, head["dtype"], kept)
         if settings.algo in ("dpo", "kto"):
             self._rails(settings.algo, actor).preference(data, examples)
         elif settings.algo == "sft":

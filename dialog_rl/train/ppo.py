@@ -53,6 +53,7 @@ from dialog_rl.train.checkpoints import (
     load_optimizer,
     optimizer_tensors,
     save_checkpoint,
+    set_scheduler,
 )
 from dialog_rl.train.compute import episodes_at_once, episodes_per_pass
 from dialog_rl.train.guards import (
@@ -109,8 +110,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.actor, self.collector = actor, collector
         self.settings, self.folder, self.team = settings, folder, team
         self.rehearsal = rehearsal if team.leads else None
-        self.on_cpu = actor.device.type == "cpu"
-        cores = torch.get_num_threads() if self.on_cpu else 1
+        on_cpu = actor.device.type == "cpu"
+        self.spread = partial(side_by_side, at_once=on_cpu)
+        cores = torch.get_num_threads() if on_cpu else 1
         self.at_once = episodes_at_once(actor.autocast_dtype)
         self.per_pass = team.leaders(episodes_per_pass(settings, self.at_once, cores))
         groups = [
@@ -159,8 +161,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             self.load()
         settings, progress = self.settings, self.progress
         self.state.max_steps = settings.num_total_batches()
-        self.state.num_train_epochs = 1
-        self.state.logging_steps = 1
+        self.state.num_train_epochs = self.state.logging_steps = 1
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         if progress.update == 0:
             self.save()
@@ -212,26 +213,26 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
 
     def score(self, batch: Batch) -> Scores:
         """Pass the batch through trunk, policy (with critic) and reference."""
-        trunks = side_by_side(
-            [partial(self.actor.trunk, p) for p in batch.passes], at_once=self.on_cpu
-        )
+        trunks = self.spread([partial(self.actor.trunk, p) for p in batch.passes])
         with self.actor.reference():
-            reference = self._read(batch, trunks)
+            reference = self._read(batch, trunks, entropy=False)
         # All passes are in work together anyway: the first step finds its forward pass done.
         keep = self.settings.num_mini_batches == 1 and len(batch.episodes) <= self.at_once
         policy = self._read(batch, trunks, graphs=keep)
         return scores_of(batch, trunks, policy, reference, keep, self.settings, self.team)
 
-    def _read(self, batch: Batch, trunks: Sequence[Trunk], *, graphs: bool = False) -> list[Scored]:
+    def _read(
+        self, batch: Batch, trunks: Sequence[Trunk], *, graphs: bool = False, entropy: bool = True
+    ) -> list[Scored]:
         """What the adapter as it is now says of every pass; keeps ``graphs`` for gradients."""
         merged, temperature = self.actor.merged(), self.settings.temperature
 
         def read(trunk: Trunk, p: Pass) -> Scored:
             with torch.set_grad_enabled(graphs):
-                return self.actor.score(trunk, p, temperature, merged)
+                return self.actor.score(trunk, p, temperature, merged, with_entropy=entropy)
 
         pairs = zip(trunks, batch.passes, strict=True)
-        return side_by_side([partial(read, *pair) for pair in pairs], at_once=self.on_cpu)
+        return self.spread([partial(read, *pair) for pair in pairs])
 
     def check(self, batch: Batch, scores: Scores) -> str | None:
         """Preflight on the first batch; afterwards, say why the run must stop, if it must."""
@@ -243,13 +244,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             if progress.flat == FLAT_UPDATES:
                 return f"{raw.numel() * FLAT_UPDATES} episodes in a row got the same reward"
             return collapse(health, Health(**progress.first), self.settings)
-        preflight(
-            scores.logprobs[mask],
-            batch.sampled_logprobs[mask],
-            scores.kl[mask],
-            raw,
-            self.actor.dtype,
-        )
+        new, old = scores.logprobs[mask], batch.sampled_logprobs[mask]
+        preflight(new, old, scores.kl[mask], raw, self.actor.dtype)
         progress.first = asdict(health)
         progress.score_mean, progress.score_std = float(raw.mean()), float(raw.std())
         return None
@@ -287,11 +283,9 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         rehearsed = self.rehearsal and self.rehearsal.draw(self.actor, self.progress.update)
         taken: list[dict[str, float]] = []
         for epoch in range(settings.num_ppo_epochs):
-            generator = torch.Generator().manual_seed(
-                (settings.seed * 1_000_003 + self.progress.update) * 101 + epoch
-            )
-            order = passes[torch.randperm(len(passes), generator=generator)]
-            for group in order.tensor_split(settings.num_mini_batches):
+            seed = (settings.seed * 1_000_003 + self.progress.update) * 101 + epoch
+            shuffle = torch.randperm(len(passes), generator=torch.Generator().manual_seed(seed))
+            for group in passes[shuffle].tensor_split(settings.num_mini_batches):
                 own = group.tolist()
                 if count := sum(self.team.gathered([len(batch.passes[m].targets) for m in own])):
                     more = rehearsed[len(taken) : len(taken) + 1] if rehearsed else []
@@ -328,7 +322,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
 
         work = [partial(slopes, m) for m in group]
         work += [partial(own, self._trainable(), merged) for own in more]
-        done = side_by_side(work, at_once=self.on_cpu)
+        done = self.spread(work)
         for n, parameter in enumerate(self._trainable()):
             parts = [found[n] for found, _ in done] or [torch.zeros_like(parameter)]
             # A part may be a slice of a larger tensor, whose strides torch's fused AdamW ignores.
@@ -429,12 +423,5 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         load_optimizer(self.optimizer, tensors)
         self.progress = Progress(**values)
         self.controller.coef = self.progress.kl_coef
-        self.lr_scheduler.last_epoch = self.progress.update
-        for group, base, rule in zip(
-            self.optimizer.param_groups,
-            self.lr_scheduler.base_lrs,
-            self.lr_scheduler.lr_lambdas,
-            strict=True,
-        ):
-            group["lr"] = base * rule(self.progress.update)
+        set_scheduler(self.lr_scheduler, self.progress.update)
         self.state.global_step = self.progress.update

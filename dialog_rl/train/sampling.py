@@ -14,7 +14,9 @@ from dialog_rl.token_stream import Generation
 from dialog_rl.train_settings import TrainSettings
 
 
-def training_sampler(policy: Policy, settings: TrainSettings, dtype: str) -> Sampler:
+def training_sampler(
+    policy: Policy, settings: TrainSettings, dtype: str, frozen_layers: int = 0
+) -> Sampler:
     """Bind the settings of a run to ``Policy.generate``.
 
     In conversations only what is new is read. What was read goes with the decoder's copy that read
@@ -24,6 +26,8 @@ def training_sampler(policy: Policy, settings: TrainSettings, dtype: str) -> Sam
         policy: whose tokenizer and decoder are used.
         settings: temperature, length and whether there are conversations.
         dtype: arithmetic of the run, ``float32`` or ``bfloat16``.
+        frozen_layers: what so many make of every token comes with the replies, where the decoder
+            can keep it: ``Actor.trunk`` then need not compute it.
     """
     sampling = settings.rollout_sampling()
     talking = settings.env not in (None, *TASK_ENVS)  # those have one turn
@@ -40,6 +44,7 @@ def training_sampler(policy: Policy, settings: TrainSettings, dtype: str) -> Sam
             model=model,
             precision=precision,
             memory=memories.setdefault(model, PromptMemory()) if talking else None,
+            frozen_layers=frozen_layers,
         )
 
     return sampler

@@ -45,6 +45,7 @@ class Said:
     logprobs: tuple[float, ...]
     text: str
     finish_reason: str
+    states = None
 
 
 def letters(prompts, completions, **columns):
