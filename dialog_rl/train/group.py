@@ -52,7 +52,10 @@ class _OurReplies(ActorLogprobs):
 
     def reply_ids(self, prompt_ids: Sequence[Sequence[int]]) -> list[list[int]]:
         """Token ids of one reply to each prompt."""
-        return [list(reply.ids) for reply in self.draws(prompt_ids)]
+        replies = self.draws(prompt_ids)
+        ids = [list(reply.ids) for reply in replies]
+        self.remember(prompt_ids, ids, [reply.states for reply in replies])
+        return ids
 
 
 class _GRPO(_OurReplies, GRPOTrainer):  # type: ignore[misc]

@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from dialog_rl.prompt_memory import States
 from dialog_rl.rollout import Episode
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector
@@ -50,6 +51,10 @@ class Conversations:
         prompts = [[self._end_id] if e is None else list(e.prompt.ids) for e in self._episodes]
         return prompts, [[self._end_id] if e is None else list(e.ids) for e in self._episodes]
 
+    def states(self) -> list[States | None]:
+        """What the decoder kept of every conversation held last."""
+        return [None if e is None else e.states for e in self._episodes]
+
     def sampled(self, ids: Sequence[int]) -> tuple[bool, ...]:
         """Which of a conversation's ids the policy sampled."""
         return self._masks.get(tuple(ids), (False,) * len(ids))
@@ -71,13 +76,19 @@ class _Whole(ActorLogprobs):
         """Those that the user did not say."""
         return self.conversations.sampled(ids)
 
+    def held(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompt ids, and ids of everything after, of the next conversations."""
+        prompts, ids = self.conversations.hold()
+        self.remember(prompts, ids, self.conversations.states())
+        return prompts, ids
+
 
 class _WholeGRPO(_Whole, GRPOTrainer):  # type: ignore[misc]
     """GRPO on them."""
 
     def rollout(self, prompts: Any, trainer: Any) -> dict[str, Any]:
         """As TRL's ``rollout_func``: ``env_mask`` marks the policy's own tokens."""
-        prompt_ids, ids = self.conversations.hold()
+        prompt_ids, ids = self.held()
         return {
             "prompt_ids": prompt_ids,
             "completion_ids": ids,
@@ -90,7 +101,7 @@ class _WholeRLOO(_Whole, RLOOTrainer):  # type: ignore[misc]
     """RLOO on them."""
 
     def _generate(self, prompts: Any) -> Any:
-        prompt_ids, ids = self.conversations.hold()
+        prompt_ids, ids = self.held()
         lengths = [float(sum(self.own(one))) for one in ids]
         self._metrics["train"]["completions/mean_length"].append(sum(lengths) / len(lengths))
         return prompt_ids, ids, [[{"role": "assistant", "content": ""}] for _ in ids]

@@ -2,7 +2,8 @@
 
 TRL puts every padded row through the whole model for the old policy, for the reference and in each
 optimizer step. The actor reads a prompt once for all that followed it, runs the frozen layers once
-for a minibatch, and makes logits only where a token was sampled. The losses stay TRL's.
+for a minibatch, or not at all where decoding has kept what they made, and makes logits only where a
+token was sampled. The losses stay TRL's.
 """
 
 from collections import defaultdict
@@ -16,6 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from dialog_rl.errors import TrainingError
+from dialog_rl.prompt_memory import States
 from dialog_rl.rollout import Batch, Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor, Trunk
 from dialog_rl.train.compute import episodes_at_once, episodes_per_pass
@@ -48,7 +50,24 @@ class ActorLogprobs:
         self.actor = actor
         self._per_pass = episodes_per_pass(settings, episodes_at_once(actor.autocast_dtype), 1)
         self._kept: dict[Asked, tuple[Tensor, Batch, list[Trunk]]] = {}
+        self._states: dict[tuple[tuple[int, ...], tuple[int, ...]], States | None] = {}
         self._most = settings.num_mini_batches
+
+    def remember(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        states: Sequence[States | None],
+    ) -> None:
+        """Hand over what the decoder kept of the next batch, so that no trunk is computed for it.
+
+        Args:
+            prompts: ids.
+            completions: ids of what followed each.
+            states: of each, if there are any.
+        """
+        asked = zip(map(tuple, prompts), map(tuple, completions), strict=True)
+        self._states = dict(zip(asked, states, strict=True))
 
     def own(self, ids: Sequence[int]) -> Sequence[bool]:
         """Which ids of a completion the policy sampled: all of a reply's."""
@@ -119,7 +138,8 @@ class ActorLogprobs:
                     shared = TrainingPrompt(messages=(), ids=prompt)
                     for n in members[start : start + self._per_pass]:
                         turns = _turns(asked[n][1], self.own(asked[n][1]))
-                        episodes.append(Episode(prompt=shared, turns=turns))
+                        kept = self._states.get(asked[n])
+                        episodes.append(Episode(prompt=shared, turns=turns, states=kept))
                         places.append(n)
             batch = make_batch(episodes, self._per_pass, device, pack=self.actor.can_pack)
             with torch.autocast(device.type, enabled=False):

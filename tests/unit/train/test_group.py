@@ -74,7 +74,8 @@ class Run:
         def sample(prompts, seeds, model):
             self.asked += [tuple(p) for p in prompts]
             self.seeds += list(seeds)
-            return self.policy.generate(prompts, sampling, seeds, model=model)
+            kept = self.actor.frozen_layers
+            return self.policy.generate(prompts, sampling, seeds, model=model, frozen_layers=kept)
 
         return sample
 

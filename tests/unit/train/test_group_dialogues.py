@@ -61,17 +61,19 @@ class Somebody:
 class Run:
     """A policy, who it talks with, and everything that was told."""
 
-    def __init__(self, layers="all", **changes):
+    def __init__(self, layers="all", kept=True, **changes):
         torch.set_num_threads(1)
         self.tokenizer = byte_tokenizer()
         model = tiny_model(len(self.tokenizer), layers=2, end_id=self.tokenizer.eos_token_id)
         self.policy = Policy(model, self.tokenizer, name="t")
         self.settings = TrainSettings.with_env("concierge", **{**SMALL, **changes})
         self.actor = Actor(model, lora_r=4, lora_layers=layers, seed=self.settings.seed)
-        sampling = self.settings.rollout_sampling()
+        sampling, frozen = self.settings.rollout_sampling(), self.actor.frozen_layers * kept
         self.collector = Collector(
             Somebody(self.tokenizer, self.settings),
-            lambda ids, seeds, module: self.policy.generate(ids, sampling, seeds, model=module),
+            lambda ids, seeds, module: self.policy.generate(
+                ids, sampling, seeds, model=module, frozen_layers=frozen
+            ),
             None,
             self.settings,
         )

@@ -9,6 +9,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from dialog_rl.errors import TrainingError
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.group_passes import ActorLogprobs
+from dialog_rl.train.llama_layers import LlamaLayers
 from dialog_rl.train_settings import TrainSettings
 from tests.unit.train.test_group import Run as Replies
 from tests.unit.train.test_group_dialogues import Run as Conversations
@@ -85,21 +86,38 @@ def test_of_conversations(tmp_path, monkeypatch, algo, layers):
     check(beside)
 
 
+@pytest.mark.parametrize(("kept", "times"), [(False, 2), (True, 0)])
 def test_the_frozen_layers_run_once_for_old_policy_and_reference_and_once_for_all_epochs(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, kept, times
 ):
+    """And not at all where decoding has kept what they made."""
     rows = []
-    trunk = Actor.trunk
+    trunk = LlamaLayers.trunk
 
-    def counted(actor, p):
+    def counted(layers, p, *rest):
         rows.append(len(set(p.episodes.tolist())))
-        return trunk(actor, p)
+        return trunk(layers, p, *rest)
 
-    monkeypatch.setattr(Actor, "trunk", counted)
-    run = Conversations(algo="grpo", layers="top_half", **SETTINGS | {"total_episodes": 16})
+    monkeypatch.setattr(LlamaLayers, "trunk", counted)
+    changes = SETTINGS | {"total_episodes": 16}
+    run = Conversations(algo="grpo", layers="top_half", kept=kept, **changes)
     probed = sum(rows)  # by the actor when it was made
     run.group(tmp_path)
-    assert sum(rows) - probed == 2 * 16
+    assert sum(rows) - probed == times * 16
+
+
+def test_the_frozen_layers_do_not_run_over_replies_that_were_just_decoded(tmp_path, monkeypatch):
+    asked = []
+    trunk = Actor.trunk
+
+    def noted(actor, p):
+        asked.append(p.states is not None)
+        return trunk(actor, p)
+
+    monkeypatch.setattr(Actor, "trunk", noted)
+    Replies(tmp_path, algo="rloo", layers="top_half", **SETTINGS)
+    probes = asked.index(True)  # by the actor when it was made
+    assert all(asked[probes:])
 
 
 def test_several_processes_are_refused_before_the_first_step():
