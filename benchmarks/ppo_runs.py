@@ -173,12 +173,11 @@ def ours(
     from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import autocast_dtype, choose_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
+    from dialog_rl.train.sampling import training_sampler
     from reward_models.composite import CompositeReward
 
     chosen = choose_dtype(way.passes, policy.model)
     drawn = chosen if way.sampling == "auto" else way.sampling
-    precision = "bfloat16" if drawn == "bfloat16" else "weights"
-    sampling = settings.rollout_sampling()
     actor = Actor(
         policy.model,
         lora_r=settings.lora_r,
@@ -188,14 +187,13 @@ def ours(
     )
     if drawn == "bfloat16":
         actor.dtype = torch.bfloat16  # the coarsest arithmetic in use, for the preflight
+    kept = actor.frozen_layers if drawn == chosen else 0
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,
         collector=Collector(
             LoggedPrompts(asked, settings),
-            lambda ids, seeds, module: policy.generate(
-                ids, sampling, seeds, model=module, precision=precision
-            ),
+            training_sampler(policy, settings, drawn, kept),
             CompositeReward([(PREFERENCE, judge, 1.0)]),
             settings,
         ),
