@@ -12,7 +12,8 @@ frozen and A carry LoRA of rank r, E epochs, embedding width e, vocabulary V:
     backward  dx again 2 m in out per linear, but not for q, k, v of the lowest adapted layer;
               LoRA 4 thin products, 2 m r (2 in + 2 out)
     head      2 n e V forward, and 2 n e V for the gradient where there is one
-    score     frozen layers once, adapted layers twice (policy and reference), head twice
+    score     adapted layers twice (policy and reference), head twice; the frozen layers' output
+              is what decoding kept of it
     improve   E times adapted layers forward and backward, head and its gradient
     sample    the prompts once through all layers; then per step the larger of (bytes of all
               weights over the memory's rate) and (2 x weights x rows over the products' rate)
@@ -168,11 +169,11 @@ class Counter:
             )
         ]
 
-    def forward(self, layers: int, *, top: bool) -> list[Product]:
-        """A forward pass through so many layers; ``top`` if the last layer is among them."""
+    def forward(self, layers: int) -> list[Product]:
+        """A forward pass through so many layers, the model's last one among them."""
         found: list[Product] = []
         for n in range(layers):
-            last = top and n == layers - 1
+            last = n == layers - 1
             found += self.attention(2, last=last)
             for name, (k, out) in self.linears().items():
                 m = self.rows(name, last=last)
@@ -206,10 +207,9 @@ class Counter:
 
     def stages(self, epochs: int) -> dict[str, list[Product]]:
         """What ``score`` and ``improve`` must multiply, and what ``strict`` leaves out."""
-        frozen = self.config.num_hidden_layers - self.adapted
-        once = [*self.forward(self.adapted, top=True), *self.head()]
+        once = [*self.forward(self.adapted), *self.head()]
         return {
-            "score": [*self.forward(frozen, top=False), *once, *once],
+            "score": [*once, *once],
             "improve": [*once, *self.backward(), *self.head_gradient()] * epochs,
             "repeated": once,
         }
@@ -249,7 +249,7 @@ def decode_seconds(batch: Batch, counted: Counter, dtype: torch.dtype) -> float:
     streamed = weights * size / memory_rate(rows, dtype)
     multiplied = 2 * weights * rows / rate(rows, config.hidden_size, 2048, 0, dtype)
     steps = max(len(e.ids) for e in batch.episodes)
-    read_once = seconds(prompt.forward(config.num_hidden_layers, top=True), dtype)
+    read_once = seconds(prompt.forward(config.num_hidden_layers), dtype)
     return float(read_once + steps * max(streamed, multiplied))
 
 
