@@ -253,8 +253,8 @@ class _Work:
             seed=settings.seed,
         )
         # Several processes tell each other their episodes: states would be most of what they send.
-        learns = settings.algo in ("ppo", "grpo", "rloo")
-        kept = actor.frozen_layers if learns and self.team.size == 1 else 0
+        read = actor.layers is not None and settings.algo in ("ppo", "grpo", "rloo")
+        kept = actor.frozen_layers if read and self.team.size == 1 else 0
         self.sampler = training_sampler(self.policy, settings, head["dtype"], kept)
         if settings.algo in ("dpo", "kto"):
             self._rails(settings.algo, actor).preference(data, examples)

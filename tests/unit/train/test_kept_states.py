@@ -23,6 +23,7 @@ from tests.e2e.test_train_pipeline import SMALL as RUN
 from tests.e2e.test_train_pipeline import fill
 from tests.e2e.test_train_pipeline import run as run_pipeline
 from tests.fakes import byte_tokenizer, family_policy, save_tiny_model, tiny_model
+from tests.unit.train.test_architectures import wake
 from tests.unit.train.test_dialogues import ROOM
 from tests.unit.train.test_dialogues import settings_of as talking
 from tests.unit.train.test_ppo import SMALL, low_bytes, weights
@@ -46,10 +47,7 @@ def policy_of(**changes):
 def actor_of(policy, dtype=None):
     actor = Actor(policy.model, lora_r=4, lora_layers="top_half", autocast_dtype=dtype)
     assert (actor.frozen_layers, actor.layers is not None) == (FROZEN, True)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in actor.adapter_parameters().values():
-            p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+    wake(actor)
     return actor
 
 
