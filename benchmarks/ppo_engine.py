@@ -229,10 +229,12 @@ def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
 
 def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:
     """Seconds of each update of our trainer, and MB held before."""
+    import torch
+
     from dialog_rl.policy import Policy
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
-    from dialog_rl.train.compute import autocast_dtype, choose_dtype
+    from dialog_rl.train.compute import arithmetic, autocast_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.reward import build_reward
     from dialog_rl.train.sampling import training_sampler
@@ -256,16 +258,19 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
         save_steps=10**6,
         max_kl=1e6,
     )
-    chosen = choose_dtype(settings.dtype, policy.model)
+    found = arithmetic(settings.dtype, policy.model)
+    passes = autocast_dtype(found["dtype"])
     asked = prompts(shape, tokenizer, shape.batch * updates)
-    learned = fitted_reward(policy, asked, autocast_dtype(chosen))
+    learned = fitted_reward(policy, asked, passes)
     actor = Actor(
         policy.model,
         lora_r=RANK,
         lora_layers=settings.adapted_layers(),
-        autocast_dtype=autocast_dtype(chosen),
+        autocast_dtype=passes,
     )
-    sampler = training_sampler(policy, settings, chosen, actor.frozen_layers)
+    drawn = found["sampling_dtype"]
+    actor.sampling_dtype = getattr(torch, drawn)
+    sampler = training_sampler(policy, settings, drawn, actor.frozen_layers)
     with tempfile.TemporaryDirectory() as folder:
         trainer = DialogPPOTrainer(
             actor=actor,

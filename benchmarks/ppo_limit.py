@@ -24,7 +24,8 @@ cache. The limit is the sum of the products at those rates. Not counted: norms, 
 the optimizer, merging the adapter, choosing tokens, Python. `strict` leaves out the policy's
 forward of `score`, which the first epoch repeats when there is one minibatch. A share is limit over
 measured time. `same` is LoRA on all layers in float32; `default` is the top quarter, passes and
-sampling in what this machine gains by (`compute.choose_dtype`, as in a run): where that is float32,
+sampling in what the passes gain by here (`compute.choose_dtype`; a run draws from float16 weights
+where that is float32, `compute.arithmetic`, which is not counted here): where that is float32,
 bfloat16 is emulated and an update in it takes minutes, so only the rate of its products is told.
 The interval is that of the extreme updates. About eight minutes on two quiet cores.
 """

@@ -49,7 +49,7 @@ class Way:
     layers: LayerChoice = "all"
     passes: Dtype = "float32"
     sampling: Dtype = "float32"
-    """auto: as the passes."""
+    """auto: as a run of the command."""
     trl: bool = False
     """TRL's own trainer."""
 
@@ -171,13 +171,14 @@ def ours(
 
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
-    from dialog_rl.train.compute import autocast_dtype, choose_dtype
+    from dialog_rl.train.compute import arithmetic, autocast_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.sampling import training_sampler
     from reward_models.composite import CompositeReward
 
-    chosen = choose_dtype(way.passes, policy.model)
-    drawn = chosen if way.sampling == "auto" else way.sampling
+    found = arithmetic(way.passes, policy.model)
+    chosen = found["dtype"]
+    drawn = found["sampling_dtype"] if way.sampling == "auto" else way.sampling
     actor = Actor(
         policy.model,
         lora_r=settings.lora_r,
@@ -185,9 +186,8 @@ def ours(
         autocast_dtype=autocast_dtype(chosen),
         seed=settings.seed,
     )
-    if drawn == "bfloat16":
-        actor.dtype = torch.bfloat16  # the coarsest arithmetic in use, for the preflight
-    kept = actor.frozen_layers if drawn == chosen else 0
+    actor.sampling_dtype = getattr(torch, drawn)
+    kept = 0 if drawn == "bfloat16" != chosen else actor.frozen_layers
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,

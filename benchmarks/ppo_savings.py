@@ -4,7 +4,8 @@
 
 Runs of `ppo_runs.py` (the bundled model, courtesy as reward) that differ only in how they are
 computed: LoRA on the top half or the top quarter instead of all layers, training passes in
-bfloat16, sampling in bfloat16, and the default recipe, which combines what pays here. All with the
+bfloat16, sampling in bfloat16, and the default recipe, which combines what pays here (with AVX2 and
+no bfloat16: the top quarter, and replies drawn from float16 weights). All with the
 same learning rate, prompts and seeds. What was reached is the reward of fresh replies to 100 other
 prompts after the same number of episodes, with intervals of 95 % over seeds (Student's t). A saving
 passes if its interval overlaps that of every saving off, or lies above; beside it stands the

@@ -13,7 +13,7 @@ G = H / K, D head width, E embedding width.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dialog_rl.packed import Product, packed_product
+from dialog_rl.packed import Product, half_product, packed_product
 from dialog_rl.prompt_memory import Known, usable
 from reward_models.side_by_side import side_by_side
 
@@ -77,6 +77,7 @@ class LlamaRunner:
         Args:
             model: one that ``supports`` accepts.
             dtype: of the matrix products; sums, norms and probabilities are float32 throughout.
+                With float16 only the weights are.
             frozen_layers: what so many layers made of every token is to be kept; 0 keeps nothing.
         """
         source: Any = model
@@ -91,8 +92,11 @@ class LlamaRunner:
         self._rotary: Any = source.model.rotary_emb
         self._embedding = source.model.embed_tokens.weight.detach()
         self._norm = source.model.norm.weight.detach().float()
-        self._head = self._pack([source.lm_head])
-        self._layers = side_by_side([partial(self._layer, b) for b in source.model.layers])
+        work: list[Callable[[], Any]] = [partial(self._pack, [source.lm_head])]
+        work += [partial(self._layer, block) for block in source.model.layers]
+        made = side_by_side(work)
+        self._head: Product = made[0]
+        self._layers: list[_Layer] = made[1:]
         self._table = torch.empty(0, self._width // 2, dtype=torch.complex64)
         self._growing = threading.Lock()
 
@@ -377,6 +381,8 @@ class LlamaRunner:
             order = torch.arange(len(weight))
             order[:turned] = halves.transpose(1, 2).flatten()
             weight, bias = weight[order], None if bias is None else bias[order]
+        if self._dtype is torch.float16:
+            return half_product(weight, None if bias is None else bias.float())
         weight, bias = weight.to(self._dtype), None if bias is None else bias.to(self._dtype)
         return packed_product(weight, bias)
 

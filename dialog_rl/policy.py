@@ -216,7 +216,7 @@ class Policy:
         model: nn.Module | None = None,
         precision: Precision = "weights",
         memory: PromptMemory | None = None,
-        frozen_layers: int = 0,
+        runner: Runner | None = None,
     ) -> list[Generation]:
         """Sample one reply per prompt, all prompts together.
 
@@ -228,12 +228,13 @@ class Policy:
             version: which adapter version answers.
             model: a live module instead of a version; a peft model is merged into a copy first.
             precision: of the matrix products on CPU: that of the weights, bfloat16 (the recorded
-                log-probabilities are then off by about 0.01), or auto: bfloat16 where this CPU is
-                measured to be faster with it.
+                log-probabilities are then off by about 0.01), float16 (of the weights only; off by
+                about 0.0002), or auto: bfloat16 where this CPU is measured to be faster with it,
+                else float16 where it has such products.
             memory: of the turns before, made for this version, or for this module with these
                 weights; the fast decoder on CPU then reads only what is new.
-            frozen_layers: of a live module; what they made of every token comes with the replies,
-                if the fast decoder on CPU drew them.
+            runner: made of the live module as it now is, in place of one made here by
+                ``precision``.
 
         Raises:
             PolicyError: the version is unknown, prompts and seeds differ in number, or the memory
@@ -248,7 +249,7 @@ class Policy:
             found = self._version(version)
             owner, runner = found.module, found.runner(dtype)
         else:
-            owner, runner = model, make_runner(_plain(model), dtype, frozen_layers)
+            owner, runner = model, runner or make_runner(_plain(model), dtype)
         if memory is not None:
             memory.belong_to(owner)
         decoded = decode_batch(runner, prompts, params, seeds, self.end_ids, memory=memory)

@@ -192,7 +192,8 @@ class TrainSettings:
     above its first value; 1 never stops."""
 
     dtype: Dtype = "auto"
-    """Arithmetic of the training passes; auto measures which is faster here."""
+    """Arithmetic of training; auto measures which is faster here, and where bfloat16 is not draws
+    replies from weights in float16, on a CPU that has such products."""
     num_threads: int | None = None
     """CPU threads; all cores if not given."""
     save_steps: int = 5

@@ -115,6 +115,7 @@ class Actor:
         self.device = base.device
         self.autocast_dtype = autocast_dtype
         self.dtype: torch.dtype = autocast_dtype or quantised_compute_dtype(base) or base.dtype
+        self.sampling_dtype = self.dtype  # of drawing replies; whoever draws otherwise says so
         self.backbone: PreTrainedModel = getattr(model, model.base_model_prefix)
         head = model.get_output_embeddings()
         self._head_weight, self._head_bias = head.weight, getattr(head, "bias", None)
@@ -128,14 +129,11 @@ class Actor:
         self.restart()
         self.frozen_layers = 0
         """Layers below the lowest adapted one, where the model can be cut there."""
-        self.top: nn.Module = self.backbone
-        """The layers above."""
-        self.first_adapted: nn.Module = self.backbone
-        """The lowest of them."""
+        self.top: nn.Module = self.backbone  # the layers above
+        self.first_adapted: nn.Module = self.backbone  # the lowest of them
         self.can_pack = False
         """Whether several replies to a prompt can stand in one row."""
-        self.layers: LlamaLayers | None = None
-        """Our own layers in place of transformers'."""
+        self.layers: LlamaLayers | None = None  # our own in place of transformers'
         take_short_cuts(self)
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:

@@ -6,10 +6,12 @@ on some processors (those with AMX, or a GPU) and slower on others; nothing but 
 
 import time
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
+from dialog_rl.llama_runner import LlamaRunner
+from dialog_rl.precision import half_is_fast
 from dialog_rl.train_settings import TrainSettings
 
 WORTH = 0.75
@@ -47,6 +49,27 @@ def choose_dtype(wanted: str, model: Any) -> str:
                 times.append(time.perf_counter() - start)
         seconds[name] = min(times[1:])
     return "bfloat16" if seconds["bfloat16"] < WORTH * seconds["float32"] else "float32"
+
+
+class Arithmetic(TypedDict):
+    """What a run computes in, by name."""
+
+    dtype: str
+    """Of the passes; float32 is the weights' own."""
+    sampling_dtype: str
+    """Of drawing replies."""
+
+
+def arithmetic(wanted: str, model: Any) -> Arithmetic:
+    """Of the passes; and of sampling the same, but for float16 weights where they are faster.
+
+    Args:
+        wanted: the setting; only ``auto`` allows what is not asked for.
+        model: the base model; float16 is for those that the fast decoder on CPU knows.
+    """
+    passes = choose_dtype(wanted, model)
+    half = wanted == "auto" and half_is_fast(model.dtype) and LlamaRunner.supports(model)
+    return {"dtype": passes, "sampling_dtype": "float16" if half else passes}
 
 
 def autocast_dtype(name: str) -> torch.dtype | None:

@@ -110,7 +110,7 @@ def check_mask(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def preflight(
-    logprobs: Tensor, sampled: Tensor, kl: Tensor, scores: Tensor, dtype: torch.dtype
+    logprobs: Tensor, sampled: Tensor, kl: Tensor, scores: Tensor, *dtypes: torch.dtype
 ) -> None:
     """Check the first batch before anything is learned from it.
 
@@ -119,12 +119,12 @@ def preflight(
         sampled: [N] the same, as recorded while decoding.
         kl: [N] per-token KL estimate to the reference, which the policy still equals.
         scores: [B] rewards.
-        dtype: the coarsest arithmetic that sampling or passes use.
+        dtypes: arithmetic of the passes and of sampling.
 
     Raises:
         TrainingError: a check failed; says which and what to do.
     """
-    gaps, allowed = (logprobs - sampled).abs(), LOGPROB_TOLERANCE[dtype]
+    gaps, allowed = (logprobs - sampled).abs(), max(LOGPROB_TOLERANCE[d] for d in dtypes)
     gap = float(torch.maximum(gaps.mean(), gaps.quantile(0.99)))
     if not gap <= allowed:
         raise TrainingError(

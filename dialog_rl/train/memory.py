@@ -193,7 +193,14 @@ def forward_bytes(size: ModelSize, tokens: int, *, on_cpu: bool) -> int:
 
 
 def predict(
-    size: ModelSize, load: Workload, *, width: int, libraries: int, on_cpu: bool, reader: int = 0
+    size: ModelSize,
+    load: Workload,
+    *,
+    width: int,
+    libraries: int,
+    on_cpu: bool,
+    half: bool = False,
+    reader: int = 0,
 ) -> Prediction:
     """Add up what each stage holds.
 
@@ -203,6 +210,7 @@ def predict(
         width: bytes of a number in the passes' arithmetic: 4, or 2 with bfloat16.
         libraries: resident size of a process that has loaded the code and nothing else.
         on_cpu: the sum is the process's and not only torch's.
+        half: replies are drawn from float16 weights.
         reader: parameters of a reward model's backbone of its own.
     """
     always = {
@@ -213,6 +221,7 @@ def predict(
     trained = {"autograd, allocator": TRAINED} if on_cpu else {}
     learned = FLOAT * ADAPTER_COPIES * size.adapter
     chunk = FLOAT * CHUNK_TOKENS * size.vocabulary * CHUNK_COPIES
+    copied = decode_copy_bytes(size, 2 if half else width, merged=True)
     stages: dict[str, dict[str, int]] = {}
     if load.read:
         stages["reward"] = {
@@ -235,7 +244,7 @@ def predict(
     if load.sample_slots:
         stages["sampling"] = {
             **with_adapter,
-            "decode copy": decode_copy_bytes(size, width, merged=True),
+            "decode copy": copied,
             "keys and values": cache_bytes(size, load.sample_slots, width),
         }
     decoders = decode_copy_bytes(size, FLOAT, merged=False)

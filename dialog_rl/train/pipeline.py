@@ -41,7 +41,7 @@ from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.branches import collector_for
 from dialog_rl.train.collect import LoggedPrompts, Talks
-from dialog_rl.train.compute import autocast_dtype, choose_dtype
+from dialog_rl.train.compute import arithmetic, autocast_dtype
 from dialog_rl.train.dialogues import SimulatedUsers
 from dialog_rl.train.judging import Judging
 from dialog_rl.train.plots import draw_plots
@@ -222,11 +222,12 @@ class _Work:
             head = {
                 "incumbent": incumbent,
                 "init_from": wanted,
-                "dtype": choose_dtype(self.settings.dtype, self.policy.model),
+                **arithmetic(self.settings.dtype, self.policy.model),
                 "base_id": self.policy.base_id,
             }
             write_json(file, head)
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found.setdefault("sampling_dtype", found["dtype"])  # begun by an older version
         if found["base_id"] != self.policy.base_id:
             raise TrainingError(
                 f"run {self.run.run_id} was started on {found['base_id']}, the model is now "
@@ -255,7 +256,8 @@ class _Work:
         # Several processes tell each other their episodes: states would be most of what they send.
         read = actor.layers is not None and settings.algo in ("ppo", "grpo", "rloo")
         kept = actor.frozen_layers if read and self.team.size == 1 else 0
-        self.sampler = training_sampler(self.policy, settings, head["dtype"], kept)
+        actor.sampling_dtype = getattr(torch, head["sampling_dtype"])
+        self.sampler = training_sampler(self.policy, settings, head["sampling_dtype"], kept)
         if settings.algo in ("dpo", "kto"):
             self._rails(settings.algo, actor).preference(data, examples)
         elif settings.algo == "sft":

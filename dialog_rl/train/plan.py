@@ -23,7 +23,7 @@ from dialog_rl.errors import ConfigError, PolicyError
 from dialog_rl.gate import choose_prompts
 from dialog_rl.llama_runner import LlamaRunner
 from dialog_rl.manager import CONTEXT_BUDGET
-from dialog_rl.precision import bfloat16_is_fast
+from dialog_rl.precision import bfloat16_is_fast, half_is_fast
 from dialog_rl.store import FeedbackStore
 from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
 from dialog_rl.train import sft
@@ -114,9 +114,16 @@ def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None 
 
     libraries = resident() if device == "cpu" else 0
     width = FLOAT if passes_dtype(settings) is None else 2
+    half = size.fast and settings.dtype == "auto" and half_is_fast(torch.float32)
     return Plan(
         prediction=predict(
-            size, load, width=width, libraries=libraries, on_cpu=device == "cpu", reader=reader
+            size,
+            load,
+            width=width,
+            libraries=libraries,
+            on_cpu=device == "cpu",
+            half=half,
+            reader=reader,
         ),
         device=device,
         free=free_memory(device) + libraries,

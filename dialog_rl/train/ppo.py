@@ -245,7 +245,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
                 return f"{raw.numel() * FLAT_UPDATES} episodes in a row got the same reward"
             return collapse(health, Health(**progress.first), self.settings)
         new, old = scores.logprobs[mask], batch.sampled_logprobs[mask]
-        preflight(new, old, scores.kl[mask], raw, self.actor.dtype)
+        preflight(new, old, scores.kl[mask], raw, self.actor.dtype, self.actor.sampling_dtype)
         progress.first = asdict(health)
         progress.score_mean, progress.score_std = float(raw.mean()), float(raw.std())
         return None

@@ -5,6 +5,7 @@ import torch
 
 from dialog_rl.errors import ConfigError
 from dialog_rl.policy import Policy
+from dialog_rl.precision import make_runner
 from dialog_rl.rollout import TrainingPrompt
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.group import fill_gaps, train_group
@@ -74,8 +75,8 @@ class Run:
         def sample(prompts, seeds, model):
             self.asked += [tuple(p) for p in prompts]
             self.seeds += list(seeds)
-            kept = self.actor.frozen_layers
-            return self.policy.generate(prompts, sampling, seeds, model=model, frozen_layers=kept)
+            runner = make_runner(model, torch.float32, self.actor.frozen_layers)
+            return self.policy.generate(prompts, sampling, seeds, model=model, runner=runner)
 
         return sample
 

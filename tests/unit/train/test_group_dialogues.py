@@ -5,6 +5,7 @@ import torch
 
 from dialog_rl.errors import TrainingError
 from dialog_rl.policy import Policy
+from dialog_rl.precision import make_runner
 from dialog_rl.rollout import Episode, TrainingPrompt, Turn
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Answer, Collector
@@ -72,7 +73,11 @@ class Run:
         self.collector = Collector(
             Somebody(self.tokenizer, self.settings),
             lambda ids, seeds, module: self.policy.generate(
-                ids, sampling, seeds, model=module, frozen_layers=frozen
+                ids,
+                sampling,
+                seeds,
+                model=module,
+                runner=make_runner(module, torch.float32, frozen),
             ),
             None,
             self.settings,

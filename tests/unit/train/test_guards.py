@@ -55,6 +55,9 @@ def test_a_sampler_that_disagrees_with_the_trainer_is_refused():
     with pytest.raises(TrainingError, match=r"disagree by 0\.01 nats per token \(allowed: 0\.0001"):
         preflight(logprobs, logprobs + 0.01, zero, scores, torch.float32)
     preflight(logprobs, logprobs + 0.01, zero, scores, torch.bfloat16)
+    preflight(logprobs, logprobs + 0.01, zero, scores, torch.float32, torch.float16)
+    with pytest.raises(TrainingError, match=r"disagree by 0\.06 nats"):
+        preflight(logprobs, logprobs + 0.06, zero, scores, torch.float32, torch.float16)
 
 
 def test_one_token_in_a_thousand_that_is_read_wrongly_is_enough():

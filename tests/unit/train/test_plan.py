@@ -95,6 +95,8 @@ def test_stages_add_up_and_the_largest_is_the_peak():
     chunks = 4 * 40 * 20 * 5  # 40 tokens are less than a chunk
     assert found.total("ppo") == always + adapter + 4000 + backward_bytes(SIZE, 4, 10, 4) + chunks
     assert found.peak() == max(found.total(stage) for stage in found.stages)
+    half = predict(SIZE, LOAD, width=4, libraries=10**6, on_cpu=True, half=True)
+    assert half.total("sampling") == found.total("sampling") - 1600  # two bytes a packed weight
     gpu = predict(SIZE, LOAD, width=4, libraries=0, on_cpu=False)
     assert gpu.total("sampling") == 4000 + adapter + 1200 + 3200 + 26214
 
