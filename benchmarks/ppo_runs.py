@@ -187,7 +187,8 @@ def ours(
         seed=settings.seed,
     )
     actor.sampling_dtype = getattr(torch, drawn)
-    kept = 0 if drawn == "bfloat16" != chosen else actor.frozen_layers
+    apart = chosen == "float32" and drawn == "bfloat16"  # decoding's states are too coarse then
+    kept = 0 if apart else actor.frozen_layers
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,

@@ -68,7 +68,8 @@ def arithmetic(wanted: str, model: Any) -> Arithmetic:
         model: the base model; float16 is for those that the fast decoder on CPU knows.
     """
     passes = choose_dtype(wanted, model)
-    half = wanted == "auto" and half_is_fast(model.dtype) and LlamaRunner.supports(model)
+    free = wanted == "auto" and passes == "float32"
+    half = free and half_is_fast(model.dtype) and LlamaRunner.supports(model)
     return {"dtype": passes, "sampling_dtype": "float16" if half else passes}
 
 
