@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dialog_rl.packed import Product, half_product, packed_product
+from dialog_rl.packed import Product, can_pack, half_product, packed_product
 from dialog_rl.prompt_memory import Known, usable
 from reward_models.side_by_side import side_by_side
 
@@ -381,7 +381,7 @@ class LlamaRunner:
             order = torch.arange(len(weight))
             order[:turned] = halves.transpose(1, 2).flatten()
             weight, bias = weight[order], None if bias is None else bias[order]
-        if self._dtype is torch.float16:
+        if self._dtype is torch.float16 and can_pack(torch.float16):
             return half_product(weight, None if bias is None else bias.float())
         weight, bias = weight.to(self._dtype), None if bias is None else bias.to(self._dtype)
         return packed_product(weight, bias)

@@ -39,7 +39,8 @@ def packed_product(weight: Tensor, bias: Tensor | None = None) -> Product:
         bias: [out] in the same type, if there is one.
     """
     weight = weight.detach()
-    if weight.device.type != "cpu" or not can_pack(weight.dtype):
+    half = weight.dtype is torch.float16  # which oneDNN does not pack
+    if weight.device.type != "cpu" or half or not can_pack(weight.dtype):
         return lambda x: linear(x.to(weight.dtype), weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     run, dtype = torch.ops.mkldnn._linear_pointwise, weight.dtype

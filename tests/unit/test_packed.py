@@ -7,7 +7,7 @@ from dialog_rl import packed
 
 
 @pytest.mark.parametrize("has", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.float16])
 def test_a_product_is_right_whether_or_not_this_processor_can_pack(monkeypatch, dtype, has):
     if not has:
         monkeypatch.setattr(packed, "can_pack", lambda _: False)
@@ -16,7 +16,7 @@ def test_a_product_is_right_whether_or_not_this_processor_can_pack(monkeypatch, 
     bias, x = torch.randn(5, generator=generator), torch.randn(3, 7, generator=generator)
     found = packed.packed_product(weight.to(dtype), bias.to(dtype))(x)
     assert found.dtype == dtype
-    tolerance = 0.05 if dtype is torch.bfloat16 else 1e-5
+    tolerance = {torch.bfloat16: 0.05, torch.float16: 0.01}.get(dtype, 1e-5)
     assert torch.allclose(found.float(), x @ weight.T + bias, atol=tolerance)
 
 

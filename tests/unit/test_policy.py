@@ -378,6 +378,14 @@ def test_decoding_in_less_stays_near_the_training_forward(
     assert 0 < sum(errors) / len(errors) < allowed
 
 
+def test_float16_decodes_on_a_processor_without_products_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dialog_rl.llama_runner.can_pack", lambda _: False)
+    (said,) = POLICY.generate([(1, 2, 3)], SHORT, [0], precision="float16")
+    assert len(said.ids) > 0 and all(-20 < p <= 0 for p in said.logprobs)
+
+
 def test_auto_takes_bfloat16_where_it_is_faster_else_float16_where_there_are_products_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
