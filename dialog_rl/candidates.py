@@ -22,7 +22,8 @@ from dialog_rl.decode import left_padded
 from dialog_rl.losses import token_logprobs
 from dialog_rl.rollout import SampledReply
 from reward_models.base import Message
-from reward_models.encoder import alike, trunk_of, two_depths
+from reward_models.depths import two_depths
+from reward_models.encoder import alike, trunk_of
 from reward_models.textual import (
     CONTEXT_FEATURES,
     REPLY_FEATURES,

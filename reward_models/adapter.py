@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reward_models.backbone import lora_config, share_parameters
+from reward_models.backbone import decoder_layers, lora_config, share_parameters
+from reward_models.depths import half_of
 from reward_models.encoder import Ids, Reader
 from reward_models.evidence import Evidence
 from reward_models.head import folds
@@ -34,13 +35,16 @@ class Offset:
 
 
 def adapted(reader: Reader, r: int) -> nn.Module:
-    """Put a fresh LoRA adapter on the upper half of a tree that shares the reader's weights."""
+    """Put a fresh LoRA adapter on the upper half of the layers that are read.
+
+    The tree that it is put on shares the reader's weights.
+    """
     from peft import get_peft_model
 
     tree = share_parameters(reader.trunk)
-    module: nn.Module = get_peft_model(
-        tree, lora_config(tree, r, 2 * r, "top_half", task_type=None)
-    )
+    read = half_of(len(decoder_layers(tree)[1]))
+    config = lora_config(tree, r, 2 * r, "top_half", task_type=None, of_lowest=read)
+    module: nn.Module = get_peft_model(tree, config)
     return module
 
 
@@ -105,7 +109,7 @@ def tune(
     Args:
         reader: Reads with the frozen trunk.
         rows: Token ids of the items.
-        frozen: Their pooled states under the frozen trunk, shape (M, 2 * hidden).
+        frozen: Their pooled states under the frozen trunk, shape (M, hidden).
         evidence: The judgements.
         offset: What the frozen head says, cross-validated, so that it does not know the answers.
         r: Rank.

@@ -110,6 +110,7 @@ def lora_config(
     *,
     task_type: str | None = "CAUSAL_LM",
     dropout: float = 0.0,
+    of_lowest: int | None = None,
 ) -> "LoraConfig":
     """LoRA on every linear of the chosen transformer layers, for any architecture.
 
@@ -120,6 +121,7 @@ def lora_config(
         layers: all of them, or the upper half or quarter (at least one layer).
         task_type: peft's task type; None for an encoder or a bare backbone.
         dropout: dropout on the adapter's input.
+        of_lowest: how many layers there are to choose from, from the first on; None is all.
 
     Raises:
         PolicyError: the model has no linear layers to adapt.
@@ -130,9 +132,9 @@ def lora_config(
     if layers not in share:
         raise PolicyError(f"layers must be one of {', '.join(share)}, got {layers!r}")
     prefix, blocks = decoder_layers(model)
-    first = len(blocks) - max(1, round(len(blocks) * share[layers]))
+    end = len(blocks) if of_lowest is None else of_lowest
     names, transposed = [], False
-    for index in range(first, len(blocks)):
+    for index in range(end - max(1, round(end * share[layers])), end):
         for name, module in _linears(blocks[index]):
             names.append(f"{prefix}.{index}.{name}")
             transposed = transposed or not isinstance(module, nn.Linear)

@@ -1,11 +1,11 @@
 """A language model as a reader: what its hidden states say about a reply.
 
 Any Hugging Face causal LM or encoder. The reply is read after the end of the conversation (its last
-message by default), and its token states are averaged at two depths. The context beyond that is
-left to :mod:`reward_models.textual`, which costs a thousandth.
+message by default) by the lower half of the layers, and its token states there are averaged: the
+upper half would cost as much again and told no more about people's ratings (docs/decisions.md).
+The context beyond that is left to :mod:`reward_models.textual`, which costs a thousandth.
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reward_models.backbone import decoder_layers
 from reward_models.base import Message
 from reward_models.chat_template import render_ids, render_reply_ids
+from reward_models.depths import half_way
 from reward_models.errors import RewardError
 from reward_models.side_by_side import side_by_side
 
@@ -70,60 +70,6 @@ def trunk_of(model: nn.Module) -> nn.Module:
     prefix = getattr(model, "base_model_prefix", "")
     inner = getattr(model, prefix, None) if prefix else None
     return inner if isinstance(inner, nn.Module) else model
-
-
-def two_depths(
-    trunk: nn.Module, wanted: Tensor | None = None, **inputs: Any
-) -> tuple[Tensor, Tensor]:
-    """What enters the layer in the middle, and the last hidden states, each (B, T, hidden).
-
-    transformers' ``output_hidden_states`` would keep every layer's output to the end of the pass.
-    Passes of other threads over the same modules are not listened to.
-
-    Args:
-        trunk: A transformer without its language-model head.
-        wanted: Which of the last states matter, bool, shape (B, T); None is all. The others lack
-            what the last layer's feed-forward part adds, if it has one named ``mlp``: it works on
-            each token by itself, so nothing else needs theirs.
-        inputs: Of the trunk's forward pass.
-    """
-    layers = decoder_layers(trunk)[1]
-    seen: list[Tensor] = []
-    narrowed: list[Tensor] = []
-    here = threading.get_ident()
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if threading.get_ident() == here:
-            seen.append(args[0] if args else kwargs["hidden_states"])
-
-    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if wanted is None or threading.get_ident() != here:
-            return None
-        if not args or args[0].shape[:-1] != wanted.shape:
-            return None  # unpadded rows, for instance, as some encoders do
-        narrowed.append(args[0])
-        return args[0][wanted][None], *args[1:]
-
-    def widen(_: nn.Module, args: tuple[Any, ...], out: Any) -> Any:
-        if threading.get_ident() != here or not narrowed:
-            return None
-        few, rest = (out, ()) if isinstance(out, Tensor) else (out[0], out[1:])
-        every = torch.zeros_like(narrowed.pop(), dtype=few.dtype).index_put((wanted,), few[0])
-        return (every, *rest) if rest else every
-
-    middle = (len(layers) + 1) // 2
-    handles = [
-        layers[min(middle, len(layers) - 1)].register_forward_pre_hook(keep, with_kwargs=True)
-    ]
-    part = getattr(layers[-1], "mlp", None)
-    if wanted is not None and isinstance(part, nn.Module):
-        handles += [part.register_forward_pre_hook(narrow), part.register_forward_hook(widen)]
-    try:
-        last: Tensor = trunk(**inputs)[0]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return (seen[-1] if middle < len(layers) else last), last
 
 
 def alike(lengths: Sequence[int], batch_tokens: int, most_padding: int) -> list[list[int]]:
@@ -210,7 +156,7 @@ class Reader:
         return context + answer, len(context)
 
     def pooled(self, rows: Sequence[Ids], *, batch_tokens: int = 4096) -> Tensor:
-        """Average the reply's token states, shape (B, 2 * hidden), without gradient.
+        """Average the reply's token states, shape (B, hidden), without gradient.
 
         Args:
             rows: From :meth:`ids`.
@@ -233,8 +179,9 @@ class Reader:
             for batch, states in zip(batches, done, strict=False)
             for i, state in zip(batch, states, strict=True)
         }
-        width = 2 * self.width
-        return torch.stack([found[i] for i in range(len(rows))]) if rows else torch.zeros(0, width)
+        if not rows:
+            return torch.zeros(0, self.width)
+        return torch.stack([found[i] for i in range(len(rows))])
 
     def _on_cpu(self) -> bool:
         return next(self.trunk.parameters()).is_cpu
@@ -246,14 +193,14 @@ class Reader:
         return size
 
     def states(self, rows: Sequence[Ids], trunk: nn.Module | None = None) -> Tensor:
-        """Run one padded batch; mean over the reply tokens of the middle and the last layer.
+        """Run one padded batch; mean of the reply's token states half way up.
 
         Args:
             rows: From :meth:`ids`.
             trunk: Another module over the same weights (with an adapter); None is the backbone's.
 
         Returns:
-            Shape (B, 2 * hidden).
+            Shape (B, hidden).
         """
         device = next(self.trunk.parameters()).device
         widest = max(1, *(len(ids) for ids, _ in rows)) if len(rows) > 1 else len(rows[0][0]) or 1
@@ -265,13 +212,12 @@ class Reader:
             reply[row, begin : len(ids)] = 1
         dtype = self.backbone.autocast_dtype
         with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            middle, last = two_depths(
+            read = half_way(
                 trunk or self.trunk,
                 reply.bool().to(device),
                 input_ids=inputs.to(device),
                 attention_mask=mask.long().to(device),
             )
-        both = torch.cat([middle, last], dim=-1)
-        share = (reply / reply.sum(1, keepdim=True).clamp(min=1)).to(device, both.dtype)
-        pooled: Tensor = torch.einsum("bt,bth->bh", share, both)
+        share = (reply / reply.sum(1, keepdim=True).clamp(min=1)).to(device, read.dtype)
+        pooled: Tensor = torch.einsum("bt,bth->bh", share, read)
         return pooled

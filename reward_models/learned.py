@@ -46,7 +46,7 @@ _REPEATS = 0.2
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass(frozen=True)

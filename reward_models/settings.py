@@ -37,7 +37,8 @@ class RewardModelSettings:
     reply_tokens: int = 128
     """Longest reply that the backbone reads, in tokens."""
     lora_r: int = 0
-    """Rank of a LoRA adapter on the backbone's upper half; 0 reads with the frozen backbone."""
+    """Rank of a LoRA adapter on the upper half of the backbone's layers that are read; 0 reads with
+    the frozen backbone."""
     lora_epochs: int = 3
     """Passes of its training; the best one by held-out conversations is kept, or none."""
     seed: int = 0

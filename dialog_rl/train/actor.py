@@ -9,6 +9,7 @@ reference and every epoch. Whether an architecture can be cut there is tried whe
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from reward_models.backbone import (
     quantised_compute_dtype,
     share_parameters,
 )
+from reward_models.depths import entering
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -55,18 +57,6 @@ class Trunk(NamedTuple):
     """[b, T, H] hidden states, or the ids [b, T] where nothing is frozen."""
     plan: Plan | None = None
     """Who sees whom, where the layers are our own."""
-
-
-class _ReachedTop(Exception):
-    """Carries the hidden states that enter the lowest adapted layer out of the forward pass."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-
-def _raise_hidden(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise _ReachedTop(args[0] if args else kwargs["hidden_states"])
 
 
 class Actor:
@@ -175,15 +165,9 @@ class Actor:
             return Trunk(self.layers.trunk(p, plan, self._dtype) if kept is None else kept, plan)
         if not self.frozen_layers:
             return Trunk(p.ids)
-        handle = self.first_adapted.register_forward_pre_hook(_raise_hidden, with_kwargs=True)
-        try:
-            with torch.no_grad(), self._autocast():
-                self.backbone(input_ids=p.ids, **self._arguments(p))
-        except _ReachedTop as reached:
-            return Trunk(reached.hidden)
-        finally:
-            handle.remove()
-        raise PolicyError(f"{type(self.backbone).__name__} does not run its decoder layers")
+        with torch.no_grad(), self._autocast():
+            read = partial(self.backbone, input_ids=p.ids, **self._arguments(p))
+            return Trunk(entering(self.first_adapted, read))
 
     def merged(self) -> list[Weights] | None:
         """The adapter as it is now merged into its layers, for :meth:`score` of several passes."""
