@@ -229,15 +229,13 @@ def run_trl(shape: Shape, updates: int) -> tuple[list[float], float]:
 
 def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float], float]:
     """Seconds of each update of our trainer, and MB held before."""
-    import torch
-
     from dialog_rl.policy import Policy
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import arithmetic, autocast_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
     from dialog_rl.train.reward import build_reward
-    from dialog_rl.train.sampling import training_sampler
+    from dialog_rl.train.sampling import sampler_for
     from dialog_rl.train_settings import TrainSettings
 
     before = peak_mb()
@@ -268,9 +266,7 @@ def run_ours(shape: Shape, updates: int, *, default: bool) -> tuple[list[float],
         lora_layers=settings.adapted_layers(),
         autocast_dtype=passes,
     )
-    drawn = found["sampling_dtype"]
-    actor.sampling_dtype = getattr(torch, drawn)
-    sampler = training_sampler(policy, settings, drawn, actor.frozen_layers)
+    sampler = sampler_for(actor, policy, settings, found)
     with tempfile.TemporaryDirectory() as folder:
         trainer = DialogPPOTrainer(
             actor=actor,

@@ -51,9 +51,9 @@ from dialog_rl.policy import Policy
 from dialog_rl.rollout import Batch
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
-from dialog_rl.train.compute import autocast_dtype, choose_dtype
+from dialog_rl.train.compute import Arithmetic, autocast_dtype, choose_dtype
 from dialog_rl.train.ppo import DialogPPOTrainer
-from dialog_rl.train.sampling import training_sampler
+from dialog_rl.train.sampling import sampler_for
 from dialog_rl.train_settings import TrainSettings
 from reward_models.composite import CompositeReward
 
@@ -283,7 +283,7 @@ def make_trainer(
         tokenizer=tokenizer,
         collector=Collector(
             LoggedPrompts(asked, settings),
-            training_sampler(policy, settings, dtype, actor.frozen_layers),
+            sampler_for(actor, policy, settings, Arithmetic(dtype=dtype, sampling_dtype=dtype)),
             CompositeReward([("letters", letters, 1.0)]),
             settings,
         ),

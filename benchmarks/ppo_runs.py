@@ -167,34 +167,29 @@ def ours(
     policy: Any, asked: Any, judge: Any, settings: Any, way: Way, folder: Path
 ) -> tuple[Any, Any]:
     """Our trainer, and what hands out its policy."""
-    import torch
-
     from dialog_rl.train.actor import Actor
     from dialog_rl.train.collect import Collector, LoggedPrompts
     from dialog_rl.train.compute import arithmetic, autocast_dtype
     from dialog_rl.train.ppo import DialogPPOTrainer
-    from dialog_rl.train.sampling import training_sampler
+    from dialog_rl.train.sampling import sampler_for
     from reward_models.composite import CompositeReward
 
     found = arithmetic(way.passes, policy.model)
-    chosen = found["dtype"]
-    drawn = found["sampling_dtype"] if way.sampling == "auto" else way.sampling
+    if way.sampling != "auto":
+        found["sampling_dtype"] = way.sampling
     actor = Actor(
         policy.model,
         lora_r=settings.lora_r,
         lora_layers=way.layers,
-        autocast_dtype=autocast_dtype(chosen),
+        autocast_dtype=autocast_dtype(found["dtype"]),
         seed=settings.seed,
     )
-    actor.sampling_dtype = getattr(torch, drawn)
-    apart = chosen == "float32" and drawn == "bfloat16"  # decoding's states are too coarse then
-    kept = 0 if apart else actor.frozen_layers
     trainer = DialogPPOTrainer(
         actor=actor,
         tokenizer=policy.tokenizer,
         collector=Collector(
             LoggedPrompts(asked, settings),
-            training_sampler(policy, settings, drawn, kept),
+            sampler_for(actor, policy, settings, found),
             CompositeReward([(PREFERENCE, judge, 1.0)]),
             settings,
         ),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.conversation import FinishReason, SamplingParams
-from dialog_rl.prompt_memory import Known, PromptMemory, States
+from dialog_rl.prompt_memory import Drawn, Known, PromptMemory, States
 from reward_models.side_by_side import side_by_side
 
 _TOP = 64
@@ -68,6 +68,10 @@ class Runner(Protocol):
         """
         ...
 
+    def hidden(self, cache: Any) -> Tensor | None:
+        """The normed last hidden states [B, E] of the newest logits; None if they are not kept."""
+        ...
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -80,6 +84,8 @@ class Decoded:
     finish_reason: FinishReason
     states: States | None = field(default=None, compare=False, repr=False)
     """If the runner keeps them."""
+    drawn: Drawn | None = field(default=None, compare=False, repr=False)
+    """Likewise."""
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
@@ -123,6 +129,16 @@ def sample_from_logits(
     else:
         ids = _nucleus(z, norm, u, top_p)
     return ids.squeeze(-1), (z.gather(-1, ids) - norm).squeeze(-1)
+
+
+def entropies_of(logits: Tensor, temperature: float) -> Tensor:
+    """Entropy of softmax(logits / temperature) of each row, [B], nats.
+
+    >>> entropies_of(torch.zeros(1, 8), 1.0) / torch.log(torch.tensor(2.0))
+    tensor([3.])
+    """
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)
+    return -torch.einsum("bv,bv->b", logprobs.exp(), logprobs)
 
 
 def _nucleus(z: Tensor, norm: Tensor, u: Tensor, top_p: float) -> Tensor:
@@ -204,6 +220,7 @@ def _decode_rows(
     rows = list(range(len(prompts)))
     read: list[Known | None] = [None] * len(prompts)
     states = [[prompt] for prompt in runner.states(cache)]
+    sources: list[list[tuple[Tensor, float]]] = [[] for _ in prompts]
 
     def note(places: Iterable[int]) -> None:
         # The last token drawn was not read.
@@ -216,6 +233,10 @@ def _decode_rows(
 
     for step in range(limit):
         drawn, scores = sample_from_logits(logits, u[rows, step], params.temperature, params.top_p)
+        if (hidden := runner.hidden(cache)) is not None:
+            nats = entropies_of(logits, params.temperature).tolist()
+            for row, source in zip(rows, zip(hidden, nats, strict=True), strict=True):
+                sources[row].append(source)
         for row, token, score in zip(rows, drawn.tolist(), scores.tolist(), strict=True):
             if row in going:
                 ids[row].append(token)
@@ -241,6 +262,7 @@ def _decode_rows(
             tuple(p),
             "length" if row in going else "stop",
             _states(states[row], len(i) - 1) if states else None,
+            _drawn(sources[row][: len(i)]) if sources[row] else None,
         )
         for row, (i, p) in enumerate(zip(ids, logprobs, strict=True))
     ]
@@ -251,6 +273,11 @@ def _states(kept: Sequence[Tensor], count: int) -> States:
     """A prompt's states and those of the ``count`` tokens of the reply that were read."""
     prompt, *reply = kept
     return States(prompt, torch.cat(reply[:count]) if count else prompt[:0])
+
+
+def _drawn(sources: Sequence[tuple[Tensor, float]]) -> Drawn:
+    hidden, nats = zip(*sources, strict=True)
+    return Drawn(torch.stack(hidden), torch.tensor(nats))
 
 
 def decode_stream(
@@ -345,6 +372,9 @@ class TransformersRunner:
     def states(self, cache: _PaddedCache) -> Sequence[Tensor]:
         """Nothing."""
         return ()
+
+    def hidden(self, cache: _PaddedCache) -> None:
+        """Nothing."""
 
     def _forward(self, state: _PaddedCache, ids: Tensor, positions: Tensor) -> Tensor:
         logits: Tensor = self._model(

@@ -54,6 +54,8 @@ class _Cache:
     """Slots in use."""
     states: list[Tensor] = field(default_factory=list)
     """What the frozen layers made of what was read last, [t, E] a row."""
+    hidden: Tensor | None = None
+    """The normed last states [B, E] of the newest logits, if they are kept."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,12 @@ class LlamaRunner:
     side_by_side = True
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype = torch.float32, frozen_layers: int = 0
+        self,
+        model: nn.Module,
+        dtype: torch.dtype = torch.float32,
+        frozen_layers: int = 0,
+        *,
+        keep_drawn: bool = False,
     ) -> None:
         """Pack the weights.
 
@@ -79,11 +86,12 @@ class LlamaRunner:
             dtype: of the matrix products; sums, norms and probabilities are float32 throughout.
                 With float16 only the weights are.
             frozen_layers: what so many layers made of every token is to be kept; 0 keeps nothing.
+            keep_drawn: the state that predicts each token drawn is to be kept.
         """
         source: Any = model
         config = source.config
         self._dtype = dtype
-        self._frozen = frozen_layers
+        self._frozen, self._keep_drawn = frozen_layers, keep_drawn
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._width: int = source.model.layers[0].self_attn.head_dim
@@ -145,6 +153,8 @@ class LlamaRunner:
             rows = torch.tensor([index[tuple(prompt)] for prompt in prompts])
             self.keep(cache, rows)
             logits = logits[rows]
+            if cache.hidden is not None:
+                cache.hidden = cache.hidden[rows]
             if self._frozen:
                 cache.states = [cache.states[row] for row in rows.tolist()]
         return cache, logits
@@ -200,7 +210,7 @@ class LlamaRunner:
             x = self._finish(layer, x, mixed.view(rows, -1))
         cache.lengths = cache.lengths + 1
         cache.filled = end
-        return self._logits(x)
+        return self._logits(cache, x)
 
     def keep(self, cache: _Cache, rows: Tensor) -> None:
         """Keep only these rows of the cache, in this order, and of their slots those in use."""
@@ -221,6 +231,10 @@ class LlamaRunner:
     def states(self, cache: _Cache) -> Sequence[Tensor]:
         """What the frozen layers made of what was read last, [t, E] a row."""
         return cache.states
+
+    def hidden(self, cache: _Cache) -> Tensor | None:
+        """The normed last hidden states [B, E] of the newest logits; None if they are not kept."""
+        return cache.hidden
 
     def _take(self, cache: _Cache, rows: Tensor, filled: int, kept: int, room: int) -> None:
         """Copy the last ``kept`` slots of some rows to where they end at slot ``filled``.
@@ -269,7 +283,7 @@ class LlamaRunner:
         for n, (part, before) in enumerate(zip(cache.states, known, strict=False)):
             if before is not None and before.states is not None and skipped[n]:
                 cache.states[n] = torch.cat((before.states[: skipped[n]], part))
-        return self._logits(torch.cat(last))
+        return self._logits(cache, torch.cat(last))
 
     def _read(
         self,
@@ -340,8 +354,11 @@ class LlamaRunner:
         """Root-mean-square norm; its weight is in the product that reads it."""
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True).add_(self._eps))
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return self._head(F.rms_norm(x, x.shape[-1:], self._norm, self._eps)).float()
+    def _logits(self, cache: _Cache, x: Tensor) -> Tensor:
+        normed = F.rms_norm(x, x.shape[-1:], self._norm, self._eps)
+        if self._keep_drawn:
+            cache.hidden = normed
+        return self._head(normed).float()
 
     # -- weights -----------------------------------------------------------------------------------
 

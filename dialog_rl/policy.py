@@ -300,6 +300,7 @@ class Policy:
             text=self.decode_text(said.ids),
             finish_reason=said.finish_reason,
             states=said.states,
+            drawn=said.drawn,
         )
 
     def stream(

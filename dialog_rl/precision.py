@@ -18,16 +18,19 @@ Precision = Literal["weights", "bfloat16", "float16", "auto"]
 in float16, or the fastest of them."""
 
 
-def make_runner(module: nn.Module, dtype: torch.dtype, frozen_layers: int = 0) -> Runner:
+def make_runner(
+    module: nn.Module, dtype: torch.dtype, frozen_layers: int = 0, *, keep_drawn: bool = False
+) -> Runner:
     """The fastest decoder that knows this model.
 
     Args:
         module: a causal language model.
         dtype: of the packed weights on CPU.
         frozen_layers: the fast decoder on CPU keeps what so many layers made of every token.
+        keep_drawn: and the state that predicts each token drawn.
     """
     if LlamaRunner.supports(module):
-        return LlamaRunner(module, dtype, frozen_layers)
+        return LlamaRunner(module, dtype, frozen_layers, keep_drawn=keep_drawn)
     source: Any = module
     if source.device.type == "cuda" and StaticRunner.supports(module):
         return StaticRunner(module)

@@ -46,6 +46,23 @@ class States(NamedTuple):
     """[n - 1, E] of a reply of n tokens: the last one drawn is not read."""
 
 
+class Drawn(NamedTuple):
+    """What the n tokens of a reply were drawn from."""
+
+    hidden: Tensor
+    """[n, E] the normed last hidden state that predicted each."""
+    entropies: Tensor
+    """[n] of the distribution, nats."""
+
+
+def all_drawn(parts: Sequence[Drawn | None]) -> Drawn | None:
+    """One after the other; None if one was not kept."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or not known:
+        return None
+    return Drawn(*(torch.cat(side) for side in zip(*known, strict=True)))
+
+
 def lay_out(rows: Sequence[tuple[int, Sequence[States | None]]], width: int) -> Tensor | None:
     """The states of rows in each of which replies to one prompt stand side by side, [b, T, E].
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.errors import TrainingError
-from dialog_rl.prompt_memory import States, lay_out
+from dialog_rl.prompt_memory import Drawn, States, all_drawn, lay_out
 from reward_models.base import Message
 
 
@@ -47,6 +47,7 @@ class Turn:
     """What part of the score belongs to which token: place in ``ids`` and reward."""
     after: tuple[int, ...] = ()
     """Ids up to the next reply, which nobody sampled; empty after the last."""
+    drawn: Drawn | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,11 @@ class SampledReply(Protocol):
         """What the frozen layers made of prompt and reply, if the decoder kept it."""
         ...
 
+    @property
+    def drawn(self) -> Drawn | None:
+        """What each token was drawn from, if the decoder kept it."""
+        ...
+
 
 def prompt_order(count: int, start: int, size: int, seed: int) -> list[int]:
     """Indices of the prompts at positions start .. start + size - 1 of an endless shuffled stream.
@@ -178,6 +184,8 @@ class Batch:
     """[B, R] as recorded while decoding, 0 outside the mask."""
     passes: tuple[Pass, ...]
     """Rows of similar length stand together, so that little is padded."""
+    drawn: Drawn | None = None
+    """Of all N sampled tokens in the mask's order, if the decoder kept it of every reply."""
 
     @property
     def turns(self) -> list[Turn]:
@@ -222,7 +230,8 @@ def make_batch(
         part.append(row)
     passes.append(_make_pass(episodes, part, device))
     episodes = [replace(e, states=None) for e in episodes]  # the passes have copies
-    return Batch(tuple(episodes), mask.to(device), logprobs.to(device), tuple(passes))
+    drawn = all_drawn([turn.drawn for turn in turns])
+    return Batch(tuple(episodes), mask.to(device), logprobs.to(device), tuple(passes), drawn)
 
 
 def _row_length(episodes: Sequence[Episode], row: Sequence[int]) -> int:

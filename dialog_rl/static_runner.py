@@ -167,6 +167,9 @@ class StaticRunner:
         """Nothing."""
         return ()
 
+    def hidden(self, cache: _Batch) -> None:
+        """Nothing."""
+
     def _take(self, shape: tuple[int, int]) -> _Slots:
         """Slots of this shape that no batch uses, or new ones."""
         for number, (spare, slots) in enumerate(self._spare):

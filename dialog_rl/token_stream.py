@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dialog_rl.conversation import FinishReason
-from dialog_rl.prompt_memory import States
+from dialog_rl.prompt_memory import Drawn, States
 
 if TYPE_CHECKING:
     from dialog_rl.policy import Policy
@@ -25,6 +25,8 @@ class Generation:
     finish_reason: FinishReason
     states: States | None = field(default=None, compare=False, repr=False)
     """For training, where the decoder was asked for them."""
+    drawn: Drawn | None = field(default=None, compare=False, repr=False)
+    """Likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -236,6 +236,7 @@ def _turn(reply: SampledReply, answer: Answer) -> Turn:
         parts=answer.parts,
         marks=answer.marks,
         after=answer.ids,
+        drawn=reply.drawn,
     )
 
 

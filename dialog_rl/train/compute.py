@@ -86,6 +86,14 @@ def episodes_at_once(dtype: torch.dtype | None) -> int:
     return 16 if dtype is torch.bfloat16 else 8
 
 
+def first_pass_done(settings: TrainSettings, episodes: int, at_once: int) -> bool:
+    """Whether the first step of an update can go on from the graphs of the scoring passes.
+
+    Where all passes are in work together anyway, they need not be made twice.
+    """
+    return settings.num_mini_batches == 1 and episodes <= at_once
+
+
 def episodes_per_pass(settings: TrainSettings, at_once: int, cores: int) -> int:
     """Episodes per pass, so that every core has one and every minibatch is whole passes."""
     replies = settings.batch_size // settings.num_mini_batches

@@ -41,7 +41,7 @@ from dialog_rl.train import sft
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.branches import collector_for
 from dialog_rl.train.collect import LoggedPrompts, Talks
-from dialog_rl.train.compute import arithmetic, autocast_dtype
+from dialog_rl.train.compute import Arithmetic, arithmetic, autocast_dtype
 from dialog_rl.train.dialogues import SimulatedUsers
 from dialog_rl.train.judging import Judging
 from dialog_rl.train.plots import draw_plots
@@ -57,7 +57,7 @@ from dialog_rl.train.reward import (
     require_better_than_chance,
 )
 from dialog_rl.train.run_data import Examples, RunData, freeze_data, require_prompts
-from dialog_rl.train.sampling import training_sampler
+from dialog_rl.train.sampling import sampler_for
 from dialog_rl.train.siblings import Rails
 from dialog_rl.train.task_data import freeze_tasks, task_answers, task_prompts
 from dialog_rl.train.team import ALONE, Team
@@ -253,11 +253,8 @@ class _Work:
             autocast_dtype=autocast_dtype(head["dtype"]),
             seed=settings.seed,
         )
-        # Several processes tell each other their episodes: states would be most of what they send.
-        read = actor.layers is not None and settings.algo in ("ppo", "grpo", "rloo")
-        kept = actor.frozen_layers if read and self.team.size == 1 else 0
-        actor.sampling_dtype = getattr(torch, head["sampling_dtype"])
-        self.sampler = training_sampler(self.policy, settings, head["sampling_dtype"], kept)
+        found = Arithmetic(dtype=head["dtype"], sampling_dtype=head["sampling_dtype"])
+        self.sampler = sampler_for(actor, self.policy, settings, found, self.team)
         if settings.algo in ("dpo", "kto"):
             self._rails(settings.algo, actor).preference(data, examples)
         elif settings.algo == "sft":

@@ -55,7 +55,7 @@ from dialog_rl.train.checkpoints import (
     save_checkpoint,
     set_scheduler,
 )
-from dialog_rl.train.compute import episodes_at_once, episodes_per_pass
+from dialog_rl.train.compute import episodes_at_once, episodes_per_pass, first_pass_done
 from dialog_rl.train.guards import (
     FLAT_UPDATES,
     MIN_SPREAD,
@@ -67,7 +67,7 @@ from dialog_rl.train.guards import (
     spread_of,
 )
 from dialog_rl.train.ppo_report import ppo_config, update_metrics
-from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores, scores_of
+from dialog_rl.train.ppo_state import Critic, PPOResult, Progress, Scores, recorded, scores_of
 from dialog_rl.train.rehearsal import Rehearsal, Slopes
 from dialog_rl.train.team import ALONE, Team
 from dialog_rl.train_settings import TrainSettings
@@ -216,9 +216,11 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         trunks = self.spread([partial(self.actor.trunk, p) for p in batch.passes])
         with self.actor.reference():
             reference = self._read(batch, trunks, entropy=False)
-        # All passes are in work together anyway: the first step finds its forward pass done.
-        keep = self.settings.num_mini_batches == 1 and len(batch.episodes) <= self.at_once
-        policy = self._read(batch, trunks, graphs=keep)
+        if self.progress.update and batch.drawn is not None:  # the first is held against a pass
+            policy, keep = recorded(batch, batch.drawn, self.actor.value_head), False
+        else:
+            keep = first_pass_done(self.settings, len(batch.episodes), self.at_once)
+            policy = self._read(batch, trunks, graphs=keep)
         return scores_of(batch, trunks, policy, reference, keep, self.settings, self.team)
 
     def _read(

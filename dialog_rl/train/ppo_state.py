@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dialog_rl.losses import kl_estimate
+from dialog_rl.prompt_memory import Drawn
 from dialog_rl.rollout import Batch, Episode, Turn
 from dialog_rl.train.actor import Scored, Trunk
 from dialog_rl.train.team import Team
@@ -69,6 +70,22 @@ class Scores:
     entropy: float
     live: list[Scored]
     """The policy's passes with their graphs, for the first step; empty where it makes its own."""
+
+
+@torch.no_grad()
+def recorded(batch: Batch, drawn: Drawn, value_head: nn.Module) -> list[Scored]:
+    """What the policy says of every pass, as decoding recorded it: no pass is run.
+
+    Args:
+        batch: what was drawn.
+        drawn: what it was drawn from.
+        value_head: the critic.
+    """
+    values, entropies = (torch.zeros_like(batch.sampled_logprobs) for _ in "12")
+    values[batch.mask] = value_head(drawn.hidden).squeeze(-1)
+    entropies[batch.mask] = drawn.entropies
+    places = [(p.episodes, p.steps) for p in batch.passes]
+    return [Scored(batch.sampled_logprobs[at], entropies[at], values[at]) for at in places]
 
 
 def scores_of(

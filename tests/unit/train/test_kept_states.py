@@ -1,6 +1,7 @@
-"""What the frozen layers made of a token while it was decoded is what training would compute."""
+"""What decoding kept of a token is what the passes of training would compute."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from dialog_rl.rollout import TrainingPrompt, make_batch
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.branches import collector_for
 from dialog_rl.train.collect import Collector, LoggedPrompts
+from dialog_rl.train.compute import Arithmetic
 from dialog_rl.train.dialogues import SimulatedUsers
 from dialog_rl.train.ppo import DialogPPOTrainer
-from dialog_rl.train.sampling import training_sampler
+from dialog_rl.train.ppo_state import recorded
+from dialog_rl.train.sampling import sampler_for, training_sampler
 from dialog_rl.train.team import ALONE
 from dialog_rl.train_settings import TrainSettings
 from reward_models.chat_template import render_ids
@@ -30,6 +33,8 @@ from tests.unit.train.test_dialogues import ROOM
 from tests.unit.train.test_dialogues import settings_of as talking
 from tests.unit.train.test_ppo import SMALL, low_bytes, weights
 
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 2e-3}
+"""Mean error of what was kept, in parts of its size or spread."""
 FROZEN = 2
 """Of four layers, the lower half."""
 CPU = torch.device("cpu")
@@ -75,9 +80,9 @@ CASES = {
 LETTERS = CompositeReward([("letters", low_bytes, 1.0)])
 
 
-def collected(policy, actor, case, kept, dtype="float32"):
+def collected(policy, actor, case, kept, dtype="float32", *, drawn=False):
     talks, settings = CASES[case]
-    sampler = training_sampler(policy, settings, dtype, kept)
+    sampler = training_sampler(policy, settings, dtype, kept, keep_drawn=drawn)
     collector = collector_for(talks(policy, settings), sampler, LETTERS, settings, ALONE)
     return collector(0, actor.decoder())
 
@@ -96,13 +101,12 @@ def test_the_states_of_every_token_that_was_read_are_the_trunks(case, dtype):
         assert max(len(e.turns) for e in episodes) > 1
     batch = make_batch(episodes, 4, CPU, pack=True)
     assert all(e.states is None for e in batch.episodes)  # held once
-    tolerance = {"float32": 1e-4, "bfloat16": 0.05, "float16": 2e-3}[dtype]
     for p in batch.passes:
         computed = actor.trunk(replace(p, states=None))
         read = torch.zeros(p.ids.shape, dtype=torch.bool)
         read[p.rows, p.sources] = True  # every token that predicts a sampled one, at least
         scale = computed.states[read].abs().mean()
-        assert float((p.states - computed.states)[read].abs().mean()) < tolerance * scale
+        assert float((p.states - computed.states)[read].abs().mean()) < TOLERANCE[dtype] * scale
         assert actor.trunk(p).states is p.states
         with torch.no_grad():
             ours, theirs = (actor.score(t, p, 1.0) for t in (actor.trunk(p), computed))
@@ -129,13 +133,103 @@ def _prompts(batch, episodes):
     return [episodes[int(first)].prompt.ids for first in firsts]
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_a_token_was_drawn_from_is_what_a_pass_says(case, dtype):
+    if dtype == "float16" and not can_pack(torch.float16):
+        pytest.skip("this processor has no float16 products")
+    policy = policy_of()
+    actor = actor_of(policy)
+    torch.nn.init.normal_(actor.value_head.weight)
+    batch = make_batch(collected(policy, actor, case, FROZEN, dtype, drawn=True), 4, CPU, pack=True)
+    heat, gaps, spreads = CASES[case][1].temperature, [], []
+    for p, said in zip(batch.passes, recorded(batch, batch.drawn, actor.value_head), strict=True):
+        with torch.no_grad():
+            scored = actor.score(actor.trunk(replace(p, states=None)), p, heat)
+        assert not any(part.requires_grad for part in said)
+        gaps.append([(a - b).abs() for a, b in zip(said, scored, strict=True)])
+        spreads.append(scored)
+    for gap, scored in zip(zip(*gaps, strict=True), zip(*spreads, strict=True), strict=True):
+        # Four layers on, the error of a state has grown.
+        assert float(torch.cat(gap).mean()) < 5 * TOLERANCE[dtype] * float(torch.cat(scored).std())
+
+
 def test_replies_are_the_same_whether_states_are_kept_or_not():
     policy = policy_of()
     actor = actor_of(policy)
     for case in CASES:
         plain = collected(policy, actor, case, 0)
-        assert collected(policy, actor, case, FROZEN) == plain
+        assert collected(policy, actor, case, FROZEN, drawn=True) == plain
         assert all(e.states is None for e in plain)
+        assert {turn.drawn for e in plain for turn in e.turns} == {None}
+        assert make_batch(plain, 4, CPU, pack=True).drawn is None
+
+
+def test_updates_learn_the_same_from_what_was_recorded(tmp_path):
+    found, passes = [], []
+    for drawn in (False, True):
+        policy = policy_of()
+        actor = Actor(policy.model, lora_r=4, lora_layers="top_half")
+        settings = TrainSettings(**{**SMALL, "num_generations": 4, "vf_coef": 0.5})
+        trainer = DialogPPOTrainer(
+            actor=actor,
+            tokenizer=policy.tokenizer,
+            collector=Collector(
+                logged(policy, settings),
+                training_sampler(policy, settings, "float32", FROZEN, keep_drawn=drawn),
+                LETTERS,
+                settings,
+            ),
+            settings=settings,
+            folder=tmp_path / f"{drawn}",
+        )
+        start, read, asked = weights(trainer), trainer._read, []
+        trainer._read = lambda *a, n=asked, f=read, **k: n.append(k) or f(*a, **k)
+        for _ in range(3):
+            batch = trainer.sample()
+            scores = trainer.score(batch)
+            assert trainer.check(batch, scores) is None
+            trainer.improve(batch, scores)
+            trainer.progress.update += 1
+        passes.append(len(asked))
+        found.append({n: t - start[n] for n, t in weights(trainer).items()})
+    assert passes == [6, 4]  # policy and reference; the policy in the first update only
+    for name, moved in found[0].items():
+        gap = (found[1][name] - moved).abs().max()
+        assert float(gap) <= 1e-3 * max(float(moved.abs().max()), 1e-8), name
+
+
+WIDE = {"batch_size": 16, "num_generations": 1, "num_mini_batches": 1}
+
+
+@pytest.mark.parametrize(
+    "changes, dtypes, kept",
+    [
+        (WIDE, ("float32", "float32"), (FROZEN, True)),
+        (WIDE, ("float32", "float16"), (FROZEN, True)),
+        ({**WIDE, "batch_size": 8}, ("float32", "float32"), (FROZEN, False)),  # the step goes on
+        ({**WIDE, "batch_size": 8, "num_mini_batches": 2}, ("float32",) * 2, (FROZEN, True)),
+        (WIDE, ("bfloat16", "bfloat16"), (FROZEN, False)),
+        (WIDE, ("float32", "bfloat16"), (0, False)),
+        ({**WIDE, "algo": "grpo", "num_generations": 4}, ("float32", "float32"), (FROZEN, False)),
+        ({"algo": "dpo"}, ("float32", "float32"), (0, False)),
+    ],
+)
+def test_what_a_run_keeps_of_decoding(changes, dtypes, kept, monkeypatch):
+    policy = policy_of()
+    actor = actor_of(policy, torch.bfloat16 if dtypes[0] == "bfloat16" else None)
+    asked = []
+    monkeypatch.setattr(
+        "dialog_rl.train.sampling.training_sampler",
+        lambda _, __, dtype, frozen, *, keep_drawn: asked.append((dtype, frozen, keep_drawn)),
+    )
+    settings = TrainSettings(**changes)
+    found = Arithmetic(dtype=dtypes[0], sampling_dtype=dtypes[1])
+    sampler_for(actor, policy, settings, found)
+    assert asked == [(dtypes[1], *kept)]
+    assert actor.sampling_dtype == getattr(torch, dtypes[1])
+    sampler_for(actor, policy, settings, found, SimpleNamespace(size=2))
+    assert asked[1] == (dtypes[1], 0, False)
 
 
 def test_an_update_learns_the_same_from_kept_states(tmp_path):
@@ -195,10 +289,11 @@ def test_another_decoder_keeps_nothing_and_the_trunk_is_computed():
     policy = family_policy("gpt2")
     actor = Actor(policy.model, lora_r=2, lora_layers="top_half")
     settings = TrainSettings(**{**SMALL, "num_generations": 4})
-    sampler = training_sampler(policy, settings, "float32", actor.frozen_layers)
+    sampler = training_sampler(policy, settings, "float32", actor.frozen_layers, keep_drawn=True)
     talks = logged(policy, settings)
     episodes = Collector(talks, sampler, LETTERS, settings)(0, actor.decoder())
     assert {e.states for e in episodes} == {None}
+    assert {turn.drawn for e in episodes for turn in e.turns} == {None}
     assert {p.states for p in make_batch(episodes, 4, CPU).passes} == {None}
 
 

@@ -45,7 +45,7 @@ class Said:
     logprobs: tuple[float, ...]
     text: str
     finish_reason: str
-    states = None
+    states = drawn = None
 
 
 def letters(prompts, completions, **columns):

@@ -43,7 +43,7 @@ def test_auto_draws_from_float16_weights_where_the_fast_decoder_has_them(half, m
 def test_a_decoder_is_packed_once_and_let_go_with_its_copy(family, monkeypatch):
     policy, made = family_policy(family), []
     make = sampling.make_runner
-    monkeypatch.setattr(sampling, "make_runner", lambda *a: made.append(a) or make(*a))
+    monkeypatch.setattr(sampling, "make_runner", lambda *a, **k: made.append(a) or make(*a, **k))
     actor = Actor(policy.model, lora_r=2)
     sampler = training_sampler(policy, TrainSettings(response_length=3), "float32")
     first, second = actor.decoder(), actor.decoder()
@@ -83,9 +83,9 @@ def test_a_run_keeps_the_arithmetic_it_began_with_and_one_of_before_draws_as_it_
     drawn = []
     make = training_sampler
     monkeypatch.setattr(
-        "dialog_rl.train.pipeline.training_sampler",
-        lambda policy, settings, dtype, kept: (
-            drawn.append(dtype) or make(policy, settings, dtype, kept)
+        "dialog_rl.train.sampling.training_sampler",
+        lambda policy, settings, dtype, *a, **k: (
+            drawn.append(dtype) or make(policy, settings, dtype, *a, **k)
         ),
     )
     home, model = tmp_path / "home", str(save_tiny_model(tmp_path / "model"))
