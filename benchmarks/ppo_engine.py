@@ -3,13 +3,16 @@
     python -m benchmarks.ppo_engine [--shapes 10m bundled 135m] [--rounds 3]
 
 Both sides get the same base (random weights; `bundled`: the bundled model and prompts of held-out
-dialogues), the same LoRA rank, prompts, batch, reply length and four epochs, and score each reply
-with a reward of the base's size. Each side runs in a process of its own, the sides take turns
-round after round, the first update of each process is left out. TRL runs unmodified, with the
-rollout batch that suits it best: the whole batch. `same` is our engine with LoRA on all layers in
-float32, `default` is the recipe of `dialog-rl train` (LoRA on the top quarter, arithmetic as
-measured to be faster). Memory is the peak of the process over what it held before the models were
-made. A ratio is between the medians of one round; its interval spans the rounds.
+dialogues), the same LoRA rank, prompts, batch, reply length and four epochs. TRL's reward is a
+second model of the base's size, as it asks for; ours is the learned reward on the base, which reads
+reply and last message with the lower half of its layers. Each side runs in a process of its own,
+the sides take turns round after round, the first update of each process is left out (in ours a
+scoring pass of the policy is held against decoding there, which later updates do without). TRL runs
+unmodified, with the rollout batch that suits it best: the whole batch. `same` is our engine with
+LoRA on all layers in float32, `default` is the recipe of `dialog-rl train` (LoRA on the top
+quarter, arithmetic as measured to be faster). Memory is the peak of the process over what it held
+before the models were made. A ratio is between the medians of one round; its interval spans the
+rounds.
 """
 
 import argparse

@@ -68,11 +68,14 @@ def _only(layer: nn.Module, wanted: Tensor | None) -> Iterator[None]:
         wanted: Bool, shape (B, T); None is all.
     """
     part = getattr(layer, "mlp", None)
+    if wanted is None or not isinstance(part, nn.Module):
+        yield
+        return
     here = threading.get_ident()
     narrowed: list[Tensor] = []
 
     def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if wanted is None or threading.get_ident() != here:
+        if threading.get_ident() != here:
             return None
         if not args or args[0].shape[:-1] != wanted.shape:
             return None  # unpadded rows, for instance, as some encoders do
@@ -86,9 +89,6 @@ def _only(layer: nn.Module, wanted: Tensor | None) -> Iterator[None]:
         every = torch.zeros_like(narrowed.pop(), dtype=few.dtype).index_put((wanted,), few[0])
         return (every, *rest) if rest else every
 
-    if wanted is None or not isinstance(part, nn.Module):
-        yield
-        return
     handles = [part.register_forward_pre_hook(narrow), part.register_forward_hook(widen)]
     try:
         yield
