@@ -133,7 +133,11 @@ def _load(
     from dialog_rl.store import FeedbackStore
 
     store = FeedbackStore(home / "feedback.db")
-    policy = Policy.load(model_name_or_path, num_threads=settings.num_threads or chat_threads())
+    policy = Policy.load(
+        model_name_or_path,
+        num_threads=settings.num_threads or chat_threads(),
+        precision="auto",
+    )
     manager = DialogManager(
         policy, context_budget=settings.context_budget, params=settings.sampling()
     )

@@ -220,7 +220,7 @@ class DialogManager:
         params: SamplingParams | None = None,
         version: str = BASE_VERSION,
         model: nn.Module | None = None,
-        precision: Precision = "weights",
+        precision: Precision | None = None,
     ) -> list[DraftReply]:
         """One sampled reply to each conversation, decoded together.
 
@@ -254,7 +254,7 @@ class DialogManager:
         hear: Callable[[int, str], Turn | None],
         *,
         version: str = BASE_VERSION,
-        precision: Precision = "weights",
+        precision: Precision | None = None,
     ) -> None:
         """Reply in conversations that go on, until none does (``Policy.generate_on``).
 

@@ -63,6 +63,7 @@ class Policy:
         *,
         name: str,
         decode_limit: int = 64,
+        precision: Precision = "weights",
     ) -> None:
         """Take over a loaded model; it is frozen and put into evaluation mode.
 
@@ -71,6 +72,7 @@ class Policy:
             tokenizer: with a chat template.
             name: what the base is called in ``base_id``.
             decode_limit: most streamed replies in work at once.
+            precision: of replies, where a call does not say; as in :meth:`generate`.
 
         Raises:
             PolicyError: the chat template cannot be used.
@@ -86,6 +88,7 @@ class Policy:
         self.device: torch.device = model.device
         self.base_id = f"{name}@{_weights_digest(model)}"
         self.end_ids = _end_ids(model, tokenizer)
+        self.precision: Precision = precision
         self.scheduler = DecodeScheduler(limit=decode_limit)
         self._lock = threading.Lock()
         self._versions = {BASE_VERSION: _Version(self.model)}
@@ -98,6 +101,7 @@ class Policy:
         dtype: str = "float32",
         device: str = "auto",
         num_threads: int | None = None,
+        precision: Precision = "weights",
     ) -> "Policy":
         """Load a model from a local folder or the Hub, safetensors only, without remote code.
 
@@ -106,6 +110,7 @@ class Policy:
             dtype: of the weights: float32, bfloat16 or float16.
             device: a torch device, or auto (a GPU if there is one).
             num_threads: CPU threads of torch in this process; None leaves them.
+            precision: of replies, where a call does not say; as in :meth:`generate`.
 
         Raises:
             PolicyError: the model cannot be loaded; says why and what to do.
@@ -150,7 +155,7 @@ class Policy:
         finally:
             if bars:
                 untyped.enable_progress_bar()
-        return cls(model, tokenizer, name=name)
+        return cls(model, tokenizer, name=name, precision=precision)
 
     # -- versions ----------------------------------------------------------------------------------
 
@@ -214,7 +219,7 @@ class Policy:
         *,
         version: str = BASE_VERSION,
         model: nn.Module | None = None,
-        precision: Precision = "weights",
+        precision: Precision | None = None,
         memory: PromptMemory | None = None,
         runner: Runner | None = None,
     ) -> list[Generation]:
@@ -230,7 +235,7 @@ class Policy:
             precision: of the matrix products on CPU: that of the weights, bfloat16 (the recorded
                 log-probabilities are then off by about 0.01), float16 (of the weights only; off by
                 about 0.0002), or auto: bfloat16 where this CPU is measured to be faster with it,
-                else float16 where it has such products.
+                else float16 where it has such products. None is the policy's own.
             memory: of the turns before, made for this version, or for this module with these
                 weights; the fast decoder on CPU then reads only what is new.
             runner: made of the live module as it now is, in place of one made here by
@@ -244,7 +249,7 @@ class Policy:
             raise PolicyError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
         if not prompts:
             return []
-        dtype = decode_dtype(self.model.dtype, precision)
+        dtype = self._decode_dtype(precision)
         if model is None:
             found = self._version(version)
             owner, runner = found.module, found.runner(dtype)
@@ -262,7 +267,7 @@ class Policy:
         respond: Callable[[int, Generation], Ask | None],
         *,
         version: str = BASE_VERSION,
-        precision: Precision = "weights",
+        precision: Precision | None = None,
     ) -> None:
         """Sample replies that lead to further prompts, until nothing is asked any more.
 
@@ -279,7 +284,7 @@ class Policy:
         Raises:
             PolicyError: the version is unknown.
         """
-        runner = self._version(version).runner(decode_dtype(self.model.dtype, precision))
+        runner = self._version(version).runner(self._decode_dtype(precision))
 
         def told(key: int, said: Decoded) -> Ask | None:
             return respond(key, self._generation(said))
@@ -292,6 +297,9 @@ class Policy:
             decoded = decode_batch(runner, prompts, params, seeds, self.end_ids)
             after = [told(ask.key, said) for ask, said in zip(asks, decoded, strict=True)]
             asks = [ask for ask in after if ask is not None]
+
+    def _decode_dtype(self, precision: Precision | None) -> torch.dtype:
+        return decode_dtype(self.model.dtype, precision or self.precision)
 
     def _generation(self, said: Decoded) -> Generation:
         return Generation(
@@ -317,7 +325,7 @@ class Policy:
             Busy: too many replies are in work.
             PolicyError: the version is unknown.
         """
-        runner = self._version(version).runner(self.model.dtype)
+        runner = self._version(version).runner(self._decode_dtype(None))
         ticket = self.scheduler.submit(
             decode_stream(runner, tuple(prompt), params, seed, self.end_ids)
         )

@@ -13,9 +13,8 @@ from dialog_rl.decode import TransformersRunner, decode_batch, sample_from_logit
 from dialog_rl.errors import DataError, PolicyError
 from dialog_rl.llama_runner import LlamaRunner
 from dialog_rl.manager import DialogManager
-from dialog_rl.packed import can_pack
 from dialog_rl.policy import Policy
-from dialog_rl.precision import Precision, decode_dtype, half_is_fast, make_runner
+from dialog_rl.precision import make_runner
 from dialog_rl.scheduler import Busy, DecodeScheduler
 from reward_models.base import Message
 from tests.fakes import save_tiny_adapter, save_tiny_model, tiny_policy
@@ -356,50 +355,6 @@ def test_models_that_cannot_be_loaded_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(PolicyError, match="dtype must be one of"):
         Policy.load(folder, dtype="int8")
-
-
-@pytest.mark.parametrize("precision, allowed", [("bfloat16", 0.05), ("float16", 0.003)])
-def test_decoding_in_less_stays_near_the_training_forward(
-    precision: Precision, allowed: float
-) -> None:
-    if precision == "float16" and not can_pack(torch.float16):
-        pytest.skip("this processor has no float16 products")
-    prompts = [DialogManager(POLICY).build_prompt(talk).ids for talk in TALKS]
-    replies = POLICY.generate(prompts, SHORT, range(8), precision=precision)
-    errors = []
-    for prompt, generation in zip(prompts, replies, strict=True):
-        ids = torch.tensor([[*prompt, *generation.ids]])
-        with torch.no_grad():
-            logits = POLICY.model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
-        expected = torch.log_softmax(logits / SHORT.temperature, -1).gather(
-            1, torch.tensor(generation.ids)[:, None]
-        )
-        errors += (expected.squeeze(1) - torch.tensor(generation.logprobs)).abs().tolist()
-    assert 0 < sum(errors) / len(errors) < allowed
-
-
-def test_float16_decodes_on_a_processor_without_products_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("dialog_rl.llama_runner.can_pack", lambda _: False)
-    (said,) = POLICY.generate([(1, 2, 3)], SHORT, [0], precision="float16")
-    assert len(said.ids) > 0 and all(-20 < p <= 0 for p in said.logprobs)
-
-
-def test_auto_takes_bfloat16_where_it_is_faster_else_float16_where_there_are_products_for_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for low, half, weights, chosen in (
-        (True, True, torch.float32, torch.bfloat16),
-        (False, True, torch.float32, torch.float16),
-        (False, False, torch.float32, torch.float32),
-        (False, True, torch.float64, torch.float64),  # float16 would lose what was asked for
-    ):
-        monkeypatch.setattr("dialog_rl.precision.bfloat16_is_fast", lambda low=low: low)
-        monkeypatch.setattr("dialog_rl.precision.can_pack", lambda _, half=half: half)
-        assert decode_dtype(weights, "auto") is chosen
-        assert decode_dtype(weights, "weights") is weights
-        assert half_is_fast(weights) == (chosen is torch.float16)
 
 
 def test_rows_that_end_early_leave_the_batch_and_do_not_disturb_the_others() -> None:
