@@ -193,7 +193,7 @@ def main() -> None:
         rows += _chat_rows(title, policy, middle, args.repeats, judged=name == "bundled")
     for row in rows:
         print(f"{row.figure}: {row.value} ({row.low} to {row.high})")
-    print(f"wrote {write_results('decode', rows)}")
+    print(f"wrote {write_results('decode', rows, by_machine=True)}")
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows += rows_of(algo, rounds)
     for row in rows:
         print(f"{row.value!s:>8}  {row.low} to {row.high}  {row.figure}")
-    write_results("group_speed", rows)
+    write_results("group_speed", rows, by_machine=True)
     return 0
 
 

@@ -402,7 +402,7 @@ def main() -> None:
     found = [row for name in args.shapes for row in measure(name, args.rounds, args.updates)]
     for row in found:
         print(f"{row.value:>8}  {row.bar:14} {row.figure}")
-    write_results("ppo_engine", found)
+    write_results("ppo_engine", found, by_machine=True)
 
 
 if __name__ == "__main__":

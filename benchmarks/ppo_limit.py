@@ -387,7 +387,7 @@ def main() -> None:
                 command="python -m benchmarks.ppo_limit",
             )
         )
-    write_results("ppo_limit", found)
+    write_results("ppo_limit", found, by_machine=True)
 
 
 if __name__ == "__main__":

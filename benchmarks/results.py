@@ -82,12 +82,14 @@ def commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
-def write_results(name: str, rows: Sequence[ResultRow]) -> Path:
+def write_results(name: str, rows: Sequence[ResultRow], *, by_machine: bool = False) -> Path:
     """Write the rows of one benchmark, stamped with machine, commit and date.
 
     Args:
         name: file name without ``.json``; the benchmark's own name.
         rows: the figures; fields ``machine``, ``commit`` and ``date`` are filled where empty.
+        by_machine: rows that the file has from other kinds of machine stay, after these; for
+            figures that depend on the processor.
 
     Returns:
         The file written; an earlier one of that name is replaced, and the page is written again.
@@ -104,12 +106,19 @@ def write_results(name: str, rows: Sequence[ResultRow]) -> Path:
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
+    if by_machine and path.is_file():
+        here = {row.machine for row in stamped}
+        stamped += [row for row in _read(path) if row.machine not in here]
     part = path.with_suffix(".part")
     part.write_text(json.dumps([asdict(row) for row in stamped], indent=1) + "\n")
     part.replace(path)
     if path.parent == PAGE.parent.parent / "benchmarks" / "results":
         PAGE.write_text(page())
     return path
+
+
+def _read(path: Path) -> list[ResultRow]:
+    return [ResultRow(**row) for row in json.loads(path.read_text())]
 
 
 def _number(value: float | str | None) -> str:
@@ -129,25 +138,32 @@ def _section(name: str, rows: Sequence[ResultRow]) -> str:
     lines = [f"## {name}", ""]
     if (PAGE.parent / f"{name}.png").is_file():
         lines += [f"![{name}]({name}.png)", ""]
-    lines += ["| figure | value | interval | bar | met |", "|---|---|---|---|---|"]
-    for row in rows:
-        interval = "" if row.low is None else f"{_number(row.low)} to {_number(row.high)}"
-        met = {True: "yes", False: "**no**", None: ""}[row.met]
-        cells = (row.figure, _number(row.value), interval, row.bar, met)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines.append("")
+    machines = list(dict.fromkeys(row.machine for row in rows))
+    for machine in machines:
+        if len(machines) > 1:
+            lines += [f"{machine}:", ""]
+        lines += _table([row for row in rows if row.machine == machine])
     for command in dict.fromkeys(row.command for row in rows):
         lines.append(f"    {command}")
     sources = dict.fromkeys(f"{row.date}, commit {row.commit}: {row.machine}." for row in rows)
     return "\n".join([*lines, "", *sources, ""])
 
 
+def _table(rows: Sequence[ResultRow]) -> list[str]:
+    lines = ["| figure | value | interval | bar | met |", "|---|---|---|---|---|"]
+    for row in rows:
+        interval = "" if row.low is None else f"{_number(row.low)} to {_number(row.high)}"
+        met = {True: "yes", False: "**no**", None: ""}[row.met]
+        cells = (row.figure, _number(row.value), interval, row.bar, met)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [*lines, ""]
+
+
 def page(folder: Path = RESULTS) -> str:
     """Return the text of docs/benchmarks.md for the result files in a folder."""
     parts = [HEAD]
     for path in sorted(folder.glob("*.json")):
-        rows = [ResultRow(**row) for row in json.loads(path.read_text())]
-        parts.append(_section(path.stem, rows))
+        parts.append(_section(path.stem, _read(path)))
     return "\n".join(parts)
 
 

@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = rows_of(found, args.batch_size)
     for row in rows:
         print(f"{row.value:>8}  {row.bar:14} {row.figure}")
-    write_results("rollout_throughput", rows)
+    write_results("rollout_throughput", rows, by_machine=True)
     return 0 if all(row.met is not False for row in rows) else 1
 
 

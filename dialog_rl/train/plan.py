@@ -23,7 +23,7 @@ from dialog_rl.errors import ConfigError, PolicyError
 from dialog_rl.gate import choose_prompts
 from dialog_rl.llama_runner import LlamaRunner
 from dialog_rl.manager import CONTEXT_BUDGET
-from dialog_rl.precision import bfloat16_is_fast, half_is_fast
+from dialog_rl.precision import GAIN, bfloat16_speed, half_is_fast
 from dialog_rl.store import FeedbackStore
 from dialog_rl.tasks import TASK_KINDS, read_tasks, split_tasks
 from dialog_rl.train import sft
@@ -113,8 +113,10 @@ def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None 
     import dialog_rl.train.pipeline  # noqa: F401  a run's code, so that its size is measured
 
     libraries = resident() if device == "cpu" else 0
-    width = FLOAT if passes_dtype(settings) is None else 2
-    half = size.fast and settings.dtype == "auto" and half_is_fast(torch.float32)
+    passes = passes_dtype(settings)
+    width = FLOAT if passes is None else 2
+    free = settings.dtype == "auto" and passes is None
+    half = free and size.fast and half_is_fast(torch.float32)
     return Plan(
         prediction=predict(
             size,
@@ -133,7 +135,7 @@ def plan(settings: TrainSettings, home: Path, *, model_name_or_path: str | None 
 
 def passes_dtype(settings: TrainSettings) -> torch.dtype | None:
     """The arithmetic that the passes will most likely run in; None is the weights' own."""
-    low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and bfloat16_is_fast())
+    low = settings.dtype == "bfloat16" or (settings.dtype == "auto" and bfloat16_speed() >= GAIN)
     return torch.bfloat16 if low else None
 
 

@@ -51,16 +51,18 @@ def test_float16_decodes_on_a_processor_without_products_for_it(
     assert len(said.ids) > 0 and all(-20 < p <= 0 for p in said.logprobs)
 
 
-def test_auto_takes_bfloat16_where_it_is_faster_else_float16_where_there_are_products_for_it(
+def test_auto_takes_bfloat16_where_it_is_much_faster_else_float16_else_bfloat16_where_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for low, half, weights, chosen in (
-        (True, True, torch.float32, torch.bfloat16),
-        (False, True, torch.float32, torch.float16),
-        (False, False, torch.float32, torch.float32),
-        (False, True, torch.float64, torch.float64),  # float16 would lose what was asked for
+    for speed, half, weights, chosen in (
+        (10.0, True, torch.float32, torch.bfloat16),
+        (2.0, True, torch.float32, torch.float16),
+        (2.0, False, torch.float32, torch.bfloat16),
+        (0.2, True, torch.float32, torch.float16),
+        (0.2, False, torch.float32, torch.float32),
+        (0.2, True, torch.float64, torch.float64),  # float16 would lose what was asked for
     ):
-        monkeypatch.setattr("dialog_rl.precision.bfloat16_is_fast", lambda low=low: low)
+        monkeypatch.setattr("dialog_rl.precision.bfloat16_speed", lambda speed=speed: speed)
         monkeypatch.setattr("dialog_rl.precision.can_pack", lambda _, half=half: half)
         assert decode_dtype(weights, "auto") is chosen
         assert decode_dtype(weights, "weights") is weights

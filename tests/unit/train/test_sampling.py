@@ -22,7 +22,7 @@ from tests.fakes import byte_tokenizer, family_policy, save_tiny_model, tiny_mod
 @pytest.fixture
 def half(monkeypatch):
     """A processor whose products gain by float16 and not by bfloat16."""
-    monkeypatch.setattr("dialog_rl.precision.bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr("dialog_rl.precision.bfloat16_speed", lambda: 0.2)
     monkeypatch.setattr("dialog_rl.precision.can_pack", lambda _: True)
     monkeypatch.setattr("dialog_rl.train.compute.WORTH", 0.0)
 
