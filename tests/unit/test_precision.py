@@ -47,7 +47,8 @@ def test_float16_decodes_on_a_processor_without_products_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dialog_rl.llama_runner.can_pack", lambda _: False)
-    (said,) = POLICY.generate([(1, 2, 3)], SHORT, [0], precision="float16")
+    fresh = Policy(POLICY.model, POLICY.tokenizer, name="fresh")  # no weights packed before
+    (said,) = fresh.generate([(1, 2, 3)], SHORT, [0], precision="float16")
     assert len(said.ids) > 0 and all(-20 < p <= 0 for p in said.logprobs)
 
 
