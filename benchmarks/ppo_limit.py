@@ -12,8 +12,8 @@ frozen and A carry LoRA of rank r, E epochs, embedding width e, vocabulary V:
     backward  dx again 2 m in out per linear, but not for q, k, v of the lowest adapted layer;
               LoRA 4 thin products, 2 m r (2 in + 2 out)
     head      2 n e V forward, and 2 n e V for the gradient where there is one
-    score     adapted layers twice (policy and reference), head twice; the frozen layers' output
-              is what decoding kept of it
+    score     adapted layers and head for the reference, and for the policy unless decoding has
+              recorded what it says; the frozen layers' output is what decoding kept of it
     improve   E times adapted layers forward and backward, head and its gradient
     sample    the prompts once through all layers; then per step the larger of (bytes of all
               weights over the memory's rate) and (2 x weights x rows over the products' rate)
@@ -206,13 +206,14 @@ class Counter:
         c, like = self.config, self._like(self.places)
         return [Product(m=self.places, k=c.vocab_size, n=c.hidden_size, like=like)]
 
-    def stages(self, epochs: int) -> dict[str, list[Product]]:
+    def stages(self, epochs: int, *, recorded: bool) -> dict[str, list[Product]]:
         """What ``score`` and ``improve`` must multiply, and what ``strict`` leaves out."""
         once = [*self.forward(self.adapted), *self.head()]
+        policy = [] if recorded else once
         return {
-            "score": [*once, *once],
+            "score": [*once, *policy],
             "improve": [*once, *self.backward(), *self.head_gradient()] * epochs,
-            "repeated": once,
+            "repeated": policy,
         }
 
 
@@ -313,9 +314,10 @@ def measure(name: str, updates: int, *, default: bool, passes: str) -> list[Resu
             stamps.append(time.perf_counter())
             trainer.improve(batch, scores)
             stamps.append(time.perf_counter())
+            recorded = trainer.progress.update > 0 and batch.drawn is not None
             trainer.progress.update += 1
             counted = count(batch, trainer.actor, config, trainer.settings.lora_r)
-            stages = counted.stages(trainer.settings.num_ppo_epochs)
+            stages = counted.stages(trainer.settings.num_ppo_epochs, recorded=recorded)
             limits["sample"].append(decode_seconds(batch, counted, dtype))
             for stage, products in stages.items():
                 limits[stage].append(seconds(products, dtype))
