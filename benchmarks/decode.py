@@ -4,8 +4,9 @@
 
 A rollout batch as PPO uses it (32 prompts, or 8 of the large shape, 40 new tokens each, end tokens
 ignored so that both sides do the same work) and one chat reply, streamed (first token, time per
-token). Ours in the arithmetic of the weights (float32) and in what ``precision="auto"`` takes on
-this processor, which is what the chat and training's rollouts use. The bundled model answers
+token). Ours in the arithmetic of the weights (float32) and in what pays on this processor: the
+batch as `dialog-rl train` draws it (``compute.arithmetic``), the reply as the chat does
+(``precision="auto"``). The bundled model answers
 held-out dialogues; the other shapes of `ppo_shapes.py` have random weights. The sides take turns,
 so that a busy machine slows all; the interval is the smallest and the largest of the repeats.
 About three minutes.
@@ -88,23 +89,32 @@ def _row(figure: str, values: Sequence[float], most: float = 0.0, least: float =
 def _batch_rows(
     title: str, policy: "Policy", prompts: Sequence[Sequence[int]], repeats: int
 ) -> list[ResultRow]:
-    from dialog_rl.decode import decode_batch
-    from dialog_rl.precision import decode_dtype, make_runner
+    import torch
 
-    def ours(precision: "Precision") -> list[float]:
+    from dialog_rl.decode import decode_batch
+    from dialog_rl.precision import make_runner
+    from dialog_rl.train.compute import arithmetic
+
+    drawn = arithmetic("auto", policy.model)["sampling_dtype"]
+
+    def ours(dtype: str) -> list[float]:
         # The packing of the weights counts: PPO decodes with a new adapter every time.
-        dtype, seeds = decode_dtype(policy.model.dtype, precision), range(len(prompts))
+        seeds = range(len(prompts))
         return _seconds(
             lambda: decode_batch(
-                make_runner(policy.model, dtype), prompts, PARAMS, seeds, frozenset()
+                make_runner(policy.model, getattr(torch, dtype)),
+                prompts,
+                PARAMS,
+                seeds,
+                frozenset(),
             )
         )
 
     found = _alternate(
         {
             "theirs": lambda: _seconds(lambda: _generate(policy, prompts)),
-            "weights": lambda: ours("weights"),
-            "auto": lambda: ours("auto"),
+            "weights": lambda: ours("float32"),
+            "auto": lambda: ours(drawn),
         },
         repeats,
     )
@@ -114,14 +124,14 @@ def _batch_rows(
     return [
         _row(f"{name}: transformers generate (seconds)", seconds["theirs"]),
         _row(f"{name}: ours, float32 (seconds)", seconds["weights"]),
-        _row(f"{name}: ours, precision=auto (seconds)", seconds["auto"]),
+        _row(f"{name}: ours, as training draws, {drawn} (seconds)", seconds["auto"]),
         *(
             _row(
                 f"{name}: transformers' time over ours, {what}",
                 [a / b for a, b in zip(seconds["theirs"], seconds[side], strict=True)],
                 least=1,
             )
-            for side, what in (("weights", "float32"), ("auto", "precision=auto"))
+            for side, what in (("weights", "float32"), ("auto", f"as training draws, {drawn}"))
         ),
     ]
 
