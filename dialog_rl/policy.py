@@ -27,7 +27,7 @@ from dialog_rl.precision import Precision, decode_dtype, make_runner
 from dialog_rl.prompt_memory import PromptMemory
 from dialog_rl.scheduler import DecodeScheduler
 from dialog_rl.token_stream import Generation, TokenStream
-from reward_models.backbone import merged_copy
+from reward_models.backbone import keep_layout, merged_copy
 from reward_models.chat_template import check_prefix_preserving, check_template, end_of_turn_id
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ class Policy:
                 **({"device_map": {"": device}} if quantised else {}),
             )
             model = model if quantised else model.to(device)
+            keep_layout(model)
         except Exception as error:
             # transformers raises every kind of error on a damaged or foreign folder; all of them
             # mean that this model cannot be used, and the text says why.

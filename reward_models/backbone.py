@@ -59,6 +59,17 @@ def is_quantised(module: nn.Module) -> bool:
     return getattr(getattr(module, "weight", None), "quant_state", None) is not None
 
 
+def keep_layout(model: nn.Module) -> None:
+    """Have bitsandbytes leave 4-bit weights as they were read.
+
+    With AVX-512 BF16 its first pass lays them out anew in place, with scales rounded to bfloat16:
+    :func:`dequantised` would read something else, and widths below a block of 64 end in an error.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def dequantised(linear: nn.Module) -> nn.Linear:
     """A plain linear with the weight that a 4-bit one stands for; frozen, in fresh memory.
 

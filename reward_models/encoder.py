@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reward_models.backbone import keep_layout
 from reward_models.base import Message
 from reward_models.chat_template import render_ids, render_reply_ids
 from reward_models.depths import half_way
@@ -55,6 +56,7 @@ class Backbone:
             model = kind.from_pretrained(
                 name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
+            keep_layout(model)
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]

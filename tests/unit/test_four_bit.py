@@ -51,6 +51,18 @@ def test_a_folder_in_four_bits_loads_and_answers(folder):
     assert policy.generate([prompt], GREEDY, [0])[0].ids
 
 
+def test_a_pass_leaves_the_weights_as_they_were_read(folder, monkeypatch):
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    policy = Policy.load(folder)
+    packed = {n: m for n, m in policy.model.named_modules() if is_quantised(m)}
+    before = {n: (m.weight.data.clone(), m.weight.quant_state.absmax) for n, m in packed.items()}
+    with torch.no_grad():
+        policy.model(input_ids=torch.arange(3, 12)[None])
+    for name, (weight, scales) in before.items():
+        assert torch.equal(packed[name].weight.data, weight)
+        assert torch.equal(packed[name].weight.quant_state.absmax, scales)
+
+
 def test_a_quantised_linear_and_its_plain_copy_agree(folder):
     policy = Policy.load(folder)
     linear = next(m for m in policy.model.modules() if is_quantised(m))
