@@ -6,10 +6,9 @@ A rollout batch as PPO uses it (32 prompts, or 8 of the large shape, 40 new toke
 ignored so that both sides do the same work) and one chat reply, streamed (first token, time per
 token). Ours in the arithmetic of the weights (float32) and in what pays on this processor: the
 batch as `dialog-rl train` draws it (``compute.arithmetic``), the reply as the chat does
-(``precision="auto"``). The bundled model answers
-held-out dialogues; the other shapes of `ppo_shapes.py` have random weights. The sides take turns,
-so that a busy machine slows all; the interval is the smallest and the largest of the repeats.
-About three minutes.
+(``precision="auto"``). The bundled model answers held-out dialogues; the other shapes of
+`ppo_shapes.py` have random weights. The sides take turns, so that a busy machine slows all; the
+interval is the smallest and the largest of the repeats. About three minutes.
 """
 
 import argparse
