@@ -53,7 +53,7 @@ BARS = {
 }
 """Files below the data folder, and the figure asked for before anything was measured."""
 FAMILIES = {
-    "counts": ("form", "squares", "context"),
+    "counts": ("form", "words", "bends", "squares", "context"),
     "words": ("terms", "heard"),
     "words times words heard": ("answers",),
     "encoder": ("hidden",),

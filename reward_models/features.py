@@ -12,18 +12,27 @@ from reward_models.encoder import Reader
 from reward_models.evidence import Item
 from reward_models.head import Blocks, Scaler
 from reward_models.likeness import PARTS, Likeness
-from reward_models.textual import Lexicon, context_features, reply_features
+from reward_models.textual import (
+    LENGTH_KNOTS,
+    REPLY_FEATURES,
+    Lexicon,
+    context_features,
+    reply_features,
+)
 
 CONVERSATION = ("context", "heard")
 """The blocks that depend on the conversation alone: they explain ratings, and are no reward."""
 
 DIRECTIONS = {"terms": 256, "heard": 128}
 """Most directions kept of each lexicon: cross-validated thumbs lost nothing against all terms."""
+UNSCALED = (*DIRECTIONS, "bends")
+"""Blocks whose features keep their own size beside each other: the rare ones stay small."""
 CROSSED = 20
 """Leading directions of the reply and of what it answers that are multiplied with each other."""
 
 SCALER_PARTS = ("mean", "spread", "low", "high", "norm")
 """Fields of a Scaler, in order."""
+_WORDS, _BENDS = REPLY_FEATURES.index("words"), len(LENGTH_KNOTS)
 _SCALER = "scaler/"
 _BASIS = "basis/"
 _LIKENESS = "likeness/"
@@ -51,8 +60,12 @@ class Featuriser:
 
     def raw(self, items: Sequence[Item]) -> Blocks:
         """Count and read: unscaled blocks, shape (M, D_block) each."""
+        counts = torch.tensor([reply_features(p, r) for p, r in items], dtype=torch.float64)
+        counts = counts.reshape(len(items), len(REPLY_FEATURES))
         blocks = {
-            "form": torch.tensor([reply_features(p, r) for p, r in items], dtype=torch.float64),
+            "form": counts[:, :-_BENDS],
+            "words": counts[:, [_WORDS]],
+            "bends": counts[:, -_BENDS:],
             "context": torch.tensor([context_features(p) for p, _ in items], dtype=torch.float64),
         }
         if self.lexicon.vocabulary:
@@ -70,11 +83,11 @@ class Featuriser:
             if name in raw:
                 self.bases[name] = principal(raw[name], most)
         for name, block in self._turned(raw).items():
-            self.scalers[name] = Scaler.of(block, binary=name in DIRECTIONS)
+            self.scalers[name] = Scaler.of(block, centre_only=name in UNSCALED)
         plain = self._plain(raw)
         self.likeness = Likeness.of(plain)
         for name, block in self._derived(plain, raw).items():
-            self.scalers[name] = Scaler.of(block, binary=name != "squares")
+            self.scalers[name] = Scaler.of(block, centre_only=name != "squares")
 
     def scaled(self, raw: Blocks) -> Blocks:
         """Scale raw blocks and add the squares, the products and the likeness."""

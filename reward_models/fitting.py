@@ -5,7 +5,7 @@ again inside every part of a cross-validation, so that no choice sees what it is
 are made without looking at any rating.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,9 @@ Progress = Callable[[float, str], None]
 """(share done from 0 to 1, what is being done)."""
 
 START: Strengths = {
-    "form": 1.5,
+    "form": 1.4,
+    "words": 0.2,
+    "bends": 0.2,
     "squares": 0.4,
     "terms": 0.6,
     "hidden": 0.35,
@@ -47,6 +49,12 @@ Never above 0: people agree with themselves less than simulated raters do."""
 LIKENESS = (0.0, 1.0, 2.0)
 """Log2 of what likeness gets beside the others, with the upper half of such a prior: it is what
 hundreds of ratings can tell about and tens cannot."""
+
+LENGTH = (-1.0, 0.0, 1.0, 2.0, 3.0)
+"""Log2 of what length gets beside the others, with a normal prior of deviation 1: whether people
+care how long a reply is shows soon and clearly."""
+OF_LENGTH = ("words", "bends")
+"""The blocks that know nothing but the length."""
 
 
 @dataclass
@@ -141,12 +149,12 @@ def weigh(
 ) -> Strengths:
     """Find how strongly the features speak: as strongly as predicts conversations left out best.
 
-    One factor for all blocks and one more for likeness, the means of their logarithms weighted by
-    the expected probability of every judgement given those of the other conversations (pseudo-BMA:
-    Yao et al. 2018; Vehtari et al. 2016 for Laplace's approximation of it). The evidence of all
-    judgements at once takes votes about the same few replies for independent, and trusted features
-    most where they were worth least; a search over each block on its own overfitted
-    (docs/decisions.md).
+    One factor for all blocks and one more for likeness, then one for length, the means of their
+    logarithms weighted by the expected probability of every judgement given those of the other
+    conversations (pseudo-BMA: Yao et al. 2018; Vehtari et al. 2016 for Laplace's approximation of
+    it). The evidence of all judgements at once takes votes about the same few replies for
+    independent, and trusted features most where they were worth least; a search over each block on
+    its own overfitted (docs/decisions.md).
 
     Args:
         parts: Kernel of each block over the judgements, shape (N, N) each.
@@ -163,18 +171,35 @@ def weigh(
     sample = evidence.part(few)
     apart = kept_apart(sample.groups)
     kernel_of = {name: part[few][:, few] for name, part in parts.items()}
-    alike = {name: strength for name, strength in start.items() if name == "likeness"}
-    plain = {name: strength for name, strength in start.items() if name not in alike}
-    rest, likeness = (combine(kernel_of, strengths) for strengths in (plain, alike))
-    tried = torch.cartesian_prod(torch.tensor(FACTORS), torch.tensor(LIKENESS)).double()
-    found = []
-    for both, own in tried.tolist():
-        kernel = 4**both * (rest + 4**own * likeness)
-        mean, variance = cavities(kernel, sample, rating, apart)
-        found.append(float(log_expected(sample, rating, mean, variance).sum()))
-    nats = torch.tensor(found).double() - tried.square().sum(1) / 2
-    both, own = (2 ** (torch.softmax(nats, dim=0) @ tried)).tolist()
-    return {n: both * (own if n in alike else 1.0) * strength for n, strength in start.items()}
+
+    def nats(strengths: Strengths) -> float:
+        mean, variance = cavities(combine(kernel_of, strengths), sample, rating, apart)
+        return float(log_expected(sample, rating, mean, variance).sum())
+
+    tried = torch.cartesian_prod(torch.tensor(FACTORS), torch.tensor(LIKENESS))
+    every = [louder(louder(start, b), own, ("likeness",)) for b, own in tried.tolist()]
+    both, own = _expected(tried, [nats(strengths) for strengths in every])
+    found = louder(louder(start, both), own, ("likeness",))
+    tried = torch.tensor(LENGTH)[:, None]
+    (length,) = _expected(tried, [nats(louder(found, step, OF_LENGTH)) for step in LENGTH])
+    return louder(found, length, OF_LENGTH)
+
+
+def louder(strengths: Strengths, step: float, names: Collection[str] | None = None) -> Strengths:
+    """Multiply the strengths of some blocks, or of all, by 2 ** step.
+
+    >>> louder({"form": 1.5, "terms": 0.5}, 1.0, ["terms"])
+    {'form': 1.5, 'terms': 1.0}
+    """
+    return {n: s * (2**step if names is None or n in names else 1.0) for n, s in strengths.items()}
+
+
+def _expected(tried: Tensor, nats: Sequence[float]) -> list[float]:
+    """Mean of what was tried, (T, k), weighted by nats (T,) and a standard normal prior; (k,)."""
+    tried = tried.double()
+    logs = torch.tensor(nats).double() - tried.square().sum(1) / 2
+    found: list[float] = (torch.softmax(logs, dim=0) @ tried).tolist()
+    return found
 
 
 def how_they_rate(

@@ -33,17 +33,19 @@ class Scaler:
     """Scalar: root of the mean squared norm of the standardised block."""
 
     @classmethod
-    def of(cls, raw: Tensor, *, binary: bool = False) -> "Scaler":
+    def of(cls, raw: Tensor, *, centre_only: bool = False) -> "Scaler":
         """Measure a block.
 
         Args:
             raw: Shape (M, D).
-            binary: Only centre, do not divide by the deviation, so that rare terms stay small.
+            centre_only: Do not divide by the deviation, so that rare terms stay small.
         """
         raw = raw.double()
         mean, deviation = raw.mean(0), raw.std(0, correction=0)
         constant = deviation < 1e-6
-        spread = torch.where(constant, torch.inf, torch.ones_like(mean) if binary else deviation)
+        spread = torch.where(
+            constant, torch.inf, torch.ones_like(mean) if centre_only else deviation
+        )
         norm = (deviation / spread).square().sum().clamp(min=1e-12).sqrt()
         edge = torch.tensor([0.005, 0.995], dtype=raw.dtype)
         low, high = torch.quantile(raw, edge, dim=0)

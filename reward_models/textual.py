@@ -26,8 +26,12 @@ _MONEY = re.compile(r"[$€£¥]\s?\d|\d\s?(?:[$€£¥]|euros?|pounds?|dollars?
 _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]")
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 
-LENGTH_STEPS = (3, 6, 9, 13, 18, 25, 35, 50)
-"""Word counts at which a step feature turns on: together they make any function of length."""
+LENGTH_KNOTS = (3, 6, 9, 13, 18, 25, 35, 50)
+"""Word counts at which a taste for length may bend: log((n + 1) / (k + 1)) above knot k, else 0.
+
+With log(1 + n) they make a linear spline. Independent weights on the bends make it smooth, as the
+prior behind smoothing splines does (Wahba, J. R. Stat. Soc. B 40, 1978): a thumb says on which side
+of a middle a reply lies, and a straight line is the fair guess on either side."""
 
 REPLY_FEATURES = (
     "words", "word_length", "sentences", "sentence_words", "last_sentence_words",
@@ -38,7 +42,7 @@ REPLY_FEATURES = (
     "second_person", "repeats", "distinct", "in_user", "in_system", "in_earlier", "novel",
     "takes_up", "twin", "same_as_before", "new_after_last", "markup", "very_short",
     "echoes_user", "one_passage", "strays", "cites", "asked_met", "asked_missed", "same_passage",
-    "other_passage", *(f"words_{step}" for step in LENGTH_STEPS),
+    "other_passage", *(f"words_from_{knot}" for knot in LENGTH_KNOTS),
 )  # fmt: skip
 """Names of :func:`reply_features`, in order."""
 
@@ -270,7 +274,7 @@ def _relation(reply: str, tokens: Sequence[str], context: _Context) -> list[floa
         float(len(tokens) <= 2),
         sum(token in context.user_all for token in tokens) / max(1, len(tokens)),
         *_citation(content, context),
-        *(float(len(tokens) >= step) for step in LENGTH_STEPS),
+        *(max(0.0, math.log((len(tokens) + 1) / (knot + 1))) for knot in LENGTH_KNOTS),
     ]
 
 

@@ -10,22 +10,29 @@ import torch
 
 from reward_models.dual import cavities, combine, log_expected
 from reward_models.evidence import gather
-from reward_models.fitting import START, how_they_rate, prepare, weigh
+from reward_models.fitting import LENGTH, OF_LENGTH, START, how_they_rate, prepare, weigh
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
-from tests.unit.rewards.taste import brief, rate
+from tests.unit.rewards.taste import asking, brief, rate
 
 SETTINGS = RewardModelSettings()
 
 
-def factor(judgements) -> float:
-    """What the measured strengths of all blocks but the likeness are multiplied by."""
+def factors(judgements) -> tuple[float, float]:
+    """What the measured strengths of most blocks are multiplied by, and those of length beside."""
     prepared = prepare(judgements, settings=SETTINGS)
     rating, parts = how_they_rate(prepared.blocks, prepared.evidence, SETTINGS)
     found = weigh(parts, prepared.evidence, rating, SETTINGS)
-    ratios = [value / START[name] for name, value in found.items() if name != "likeness"]
-    assert ratios == pytest.approx([ratios[0]] * len(ratios))
-    return ratios[0]
+    ratios = {name: value / START[name] for name, value in found.items() if name != "likeness"}
+    length = [ratios.pop(name) for name in OF_LENGTH]
+    assert length == pytest.approx([length[0]] * len(length))
+    usual = ratios.pop("form")
+    assert list(ratios.values()) == pytest.approx([usual] * len(ratios))
+    return usual, length[0] / usual
+
+
+def factor(judgements) -> float:
+    return factors(judgements)[0]
 
 
 def test_votes_that_follow_a_taste_let_the_features_speak_and_coins_hush_them():
@@ -54,6 +61,33 @@ def test_the_factor_is_weighed_by_what_is_predicted_of_conversations_left_out():
     got = weigh(parts, evidence, rating, SETTINGS)
     assert got["form"] == pytest.approx(START["form"] * 2 ** (total / mass))
     assert got["likeness"] == pytest.approx(START["likeness"] * 2 ** ((total + alike) / mass))
+
+
+def test_length_speaks_up_where_people_care_how_long_a_reply_is_and_hardly_elsewhere():
+    def middling(reply: str) -> float:
+        return -abs(len(reply.split()) - 14)
+
+    for signal in ("choice", "thumb"):
+        cared = factors(rate(middling, 120, signals=(signal,), noise=0.0))[1]
+        not_cared = factors(rate(asking, 120, signals=(signal,), noise=0.0))[1]
+        assert cared > 2.5 > 1.5 > not_cared
+
+
+def test_the_factor_of_length_is_weighed_in_the_same_way():
+    prepared = prepare(rate(brief, 40), settings=SETTINGS)
+    evidence = prepared.evidence
+    rating, parts = how_they_rate(prepared.blocks, evidence, SETTINGS)
+    got = weigh(parts, evidence, rating, SETTINGS)
+    usual = got["form"] / START["form"]
+    mass = total = 0.0
+    for step in LENGTH:
+        scale = {name: usual * 2**step for name in OF_LENGTH}
+        strengths = got | {name: START[name] * scale[name] for name in OF_LENGTH}
+        mean, variance = cavities(combine(parts, strengths), evidence, rating, evidence.groups)
+        found = float(log_expected(evidence, rating, mean, variance).sum())
+        weight = math.exp(found + 40.0 - step**2 / 2)
+        mass, total = mass + weight, total + weight * step
+    assert got["words"] == pytest.approx(START["words"] * usual * 2 ** (total / mass))
 
 
 def test_the_same_votes_said_over_and_over_in_one_conversation_do_not_make_features_louder():
