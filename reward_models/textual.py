@@ -26,7 +26,7 @@ _MONEY = re.compile(r"[$€£¥]\s?\d|\d\s?(?:[$€£¥]|euros?|pounds?|dollars?
 _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]")
 _LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
 
-LENGTH_KNOTS = (3, 6, 9, 13, 18, 25, 35, 50)
+LENGTH_KNOTS = (3, 6, 9, 13, 18, 25, 35, 50, 70, 100, 140, 200)
 """Word counts at which a taste for length may bend: log((n + 1) / (k + 1)) above knot k, else 0.
 
 With log(1 + n) they make a linear spline. Independent weights on the bends make it smooth, as the

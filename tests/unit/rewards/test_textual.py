@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from reward_models.textual import LENGTH_KNOTS, REPLY_FEATURES, reply_features
+from reward_models.textual import REPLY_FEATURES, reply_features
 
 LIST = """Answer from this list.
 - restaurant, cheap, west, french: Kendal Table, 76 Wheat Walk, phone 3121
@@ -97,15 +97,11 @@ def test_the_order_of_words_in_a_set_changes_no_bit():
 
 
 def test_a_taste_for_a_middling_length_is_a_straight_line_that_bends_once():
-    def row(words: int) -> dict[str, float]:
+    for words in (0, 1, 3, 13, 14, 40, 80, 300):
         reply = " ".join(["word"] * words)
-        return dict(zip(REPLY_FEATURES, reply_features([], reply), strict=True))
-
-    for words in (0, 1, 3, 13, 14, 40, 80):
-        found = row(words)
-        bends = [found[f"words_from_{knot}"] for knot in LENGTH_KNOTS]
-        assert bends == pytest.approx(
-            [max(0.0, math.log((words + 1) / (k + 1))) for k in (3, 6, 9, 13, 18, 25, 35, 50)]
-        )
+        found = dict(zip(REPLY_FEATURES, reply_features([], reply), strict=True))
+        for knot in (3, 13, 50, 200):
+            above = max(0.0, math.log((words + 1) / (knot + 1)))
+            assert found[f"words_from_{knot}"] == pytest.approx(above)
         tent = found["words"] - 2 * found["words_from_13"]
         assert tent == pytest.approx(math.log(14) - abs(math.log((words + 1) / 14)))
