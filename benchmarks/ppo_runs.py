@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.loop import load_json, once
 from dialog_rl.config import Dtype
@@ -48,7 +48,7 @@ class Way:
     title: str
     layers: LayerChoice = "all"
     passes: Dtype = "float32"
-    sampling: Dtype = "float32"
+    sampling: Literal[Dtype, "float16"] = "float32"
     """auto: as a run of the command."""
     trl: bool = False
     """TRL's own trainer."""
@@ -61,6 +61,7 @@ WAYS: Mapping[str, Way] = {
     "top_quarter": Way(title="LoRA on the top quarter", layers="top_quarter"),
     "passes": Way(title="passes in bfloat16", passes="bfloat16"),
     "sampling": Way(title="sampling in bfloat16", sampling="bfloat16"),
+    "half": Way(title="sampling from float16 weights", sampling="float16"),
     "default": Way(
         title="ours, default recipe", layers="top_quarter", passes="auto", sampling="auto"
     ),
