@@ -73,9 +73,12 @@ def test_the_card_has_every_cut_with_an_interval(made: tuple[Path, dict[str, Any
 
 
 def test_the_likeliest_mistakes_are_listed_first(made: tuple[Path, dict[str, Any]]) -> None:
-    # The other one of the two is a slip as well: five stars for one of the longest replies.
-    (first,) = [s for s in made[1]["surprising"][:2] if s["signal"] == "choice"]
-    assert first["said"] == "preferred to the other reply"
+    # The two beside it are slips as well: five stars for one of the longest replies, and a longer
+    # reply preferred to a shorter one.
+    five, longer, first = sorted(made[1]["surprising"][:3], key=lambda s: EVIL in s["reply"])
+    assert first["said"] == longer["said"] == "preferred to the other reply"
+    assert five["said"].startswith("step 5 of 5") and brief(five["reply"]) < -20
+    assert brief(longer["reply"]) < brief(longer["other"])
     assert first["reply"].startswith(EVIL) and first["other"] == "Yes."
     assert first["rater"] == "person 0" and first["probability"] < 0.2
 
