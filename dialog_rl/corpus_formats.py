@@ -9,8 +9,9 @@ sft       {prompt, completion} or {messages}                 TRL's SFT columns: 
 records   any of ours with "dialog_rl"                       what ``export`` wrote; see records.py
 
 Further keys: ``id`` (used once in a file), ``rater``, ``group`` (lines of one group stay on one
-side of a split; by default lines with the same opening), ``system`` (what wrote the reply).
-Whatever else a line holds is not looked at.
+side of a split; without it lines whose id ends in their ``turn``, as in "chat7-12", go by what
+stands before it, and others by their opening), ``system`` (what wrote the reply). Whatever else a
+line holds is not looked at.
 """
 
 import hashlib
@@ -144,9 +145,9 @@ class _Line:
                 "system names what wrote the reply; put a system prompt first in the messages"
             )
         self._model = name
-        group = row.get("group")
+        group = _named_group(row)
         first_user = next((i for i, m in enumerate(opening) if m["role"] == "user"), len(opening))
-        opened = group if isinstance(group, str | int) else opening[: first_user + 1]
+        opened = opening[: first_user + 1] if group is None else group
         # Two lines that differ in nothing are one; a line with an id of its own is another.
         self._digest = _digest([row.get("id"), row.get("rater"), opening, name, content])
         self._conversation = f"{_IMPORTED}{_digest(opened)[:16]}:{self._digest}"
@@ -205,6 +206,22 @@ class _Line:
         )
         self._events += 1
         self.changes.append(new_event(event))
+
+
+def _named_group(row: Mapping[str, object]) -> str | int | None:
+    """Return the conversation that a line says it is of, if it does.
+
+    The n-th turns of long conversations are often kept as windows of their last messages, whose
+    openings differ: "chat7-12" with ``turn`` 12 belongs with "chat7-14".
+    """
+    group, name, turn = row.get("group"), row.get("id"), row.get("turn")
+    if isinstance(group, str | int):
+        return group
+    if isinstance(name, str) and isinstance(turn, int) and not isinstance(turn, bool):
+        before, _, last = name.rpartition(str(turn))
+        if before and not last and not before[-1].isalnum():
+            return before[:-1]
+    return None
 
 
 _packed = json.JSONEncoder(ensure_ascii=True, sort_keys=True).encode

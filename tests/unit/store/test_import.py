@@ -156,6 +156,26 @@ def test_lines_with_the_same_opening_or_group_stay_on_one_side_of_a_split(tmp_pa
     assert len(set(groups)) == 3
 
 
+def test_windows_of_one_conversation_stay_on_one_side_of_a_split(tmp_path: Path) -> None:
+    def window(name: str, turn: object, said: str) -> dict[str, object]:
+        return rating(id=name, turn=turn, context=[{"role": "user", "content": said}])
+
+    js = imported(
+        tmp_path,
+        window("chat7-2", 2, "Hi"),
+        window("chat7-12", 12, "And then?"),
+        window("chat71-2", 2, "Hello"),
+        window("c-12", 2, "So"),  # ends in another number than its turn
+        window("c-14", 4, "Now"),
+        window("5", 5, "Well"),  # a number of the line, of no conversation
+        window("d-6", "6", "Oh"),  # a turn is a number
+        window("d-7", 7, "Yes"),
+    )
+    groups = [j.group for j in js]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 7
+
+
 def test_a_split_is_imported_alone_when_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     rows = [rating(id=k, split=name) for k, name in enumerate(["train", "test", "train"])]
