@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dialog_rl.errors import PolicyError
 from dialog_rl.registry import Q_FUNCTION
 
-_FORMAT = 3
+_FORMAT = 4
 _HIDDEN = 128
 _STATES = 0.1
 """How large hidden states enter beside what was counted, of which there are some fifteen times

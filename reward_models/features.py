@@ -38,9 +38,9 @@ _BASIS = "basis/"
 _LIKENESS = "likeness/"
 
 
-def last_messages(prompt: Sequence[Message]) -> str:
-    """Return the last two messages, system prompt aside, as one text."""
-    return "\n".join([m["content"] for m in prompt if m["role"] != "system"][-2:])
+def said_before(prompt: Sequence[Message]) -> str:
+    """Everything said in a conversation, system prompt aside, as one text."""
+    return "\n".join(m["content"] for m in prompt if m["role"] != "system")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Featuriser:
     lexicon: Lexicon
     """Terms looked for in the reply."""
     heard: Lexicon
-    """Terms looked for in the last two messages before it."""
+    """Terms looked for in the conversation before it."""
     scalers: dict[str, Scaler]
     reader: Reader | None
     bases: dict[str, Tensor] = field(default_factory=dict)
@@ -71,7 +71,9 @@ class Featuriser:
         if self.lexicon.vocabulary:
             blocks["terms"] = _marks(self.lexicon, [reply for _, reply in items])
         if self.heard.vocabulary:
-            blocks["heard"] = _marks(self.heard, [last_messages(prompt) for prompt, _ in items])
+            texts = [said_before(prompt) for prompt, _ in items]
+            marks = _marks(self.heard, texts)  # long conversations and short ones count alike
+            blocks["heard"] = marks / marks.norm(dim=1, keepdim=True).clamp(min=1.0)
         if self.reader is not None:
             reader = self.reader
             blocks["hidden"] = reader.pooled([reader.ids(p, r) for p, r in items])
@@ -159,6 +161,7 @@ class Featuriser:
 def _marks(lexicon: Lexicon, texts: Sequence[str]) -> Tensor:
     """Which terms occur in which text, 1.0 or 0.0, shape (M, terms), float32."""
     marks = torch.zeros(len(texts), len(lexicon.vocabulary))
+    found = {text: lexicon.found(text) for text in set(texts)}
     for row, text in enumerate(texts):
-        marks[row, lexicon.found(text)] = 1.0
+        marks[row, found[text]] = 1.0
     return marks

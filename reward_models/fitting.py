@@ -18,7 +18,7 @@ from reward_models.crossval import HeldOut
 from reward_models.dual import Kernels, cavities, combine, held_out, kernels, log_expected
 from reward_models.encoder import Backbone, Reader
 from reward_models.evidence import Evidence, gather, require_enough
-from reward_models.features import Featuriser, last_messages
+from reward_models.features import Featuriser, said_before
 from reward_models.head import Blocks, Strengths, assemble, fair_share, fit_map, folds, kept_apart
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
@@ -110,7 +110,7 @@ def prepare(
     require_enough(evidence, settings.least, settings.least_contrast)
     reader = reader_of(backbone, settings)
     lexicon = Lexicon.of((r for _, r in evidence.items), most=settings.lexicon)
-    said = (last_messages(prompt) for prompt, _ in evidence.items)
+    said = (said_before(prompt) for prompt, _ in evidence.items)
     heard = Lexicon.of(said, most=settings.lexicon)
     featuriser = Featuriser(lexicon, heard, {}, reader)
     if progress is not None:

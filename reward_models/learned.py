@@ -6,7 +6,7 @@
 One score r(conversation, reply), linear in standardised features of seven kinds: counts
 (:mod:`reward_models.textual`), their squares (for tastes with a middle), the length as a spline,
 terms (leading directions of a lexicon of the rated replies), products of those with the terms of
-what is answered, hidden states of a frozen backbone, and how alike all of these are to rated
+the conversation, hidden states of a frozen backbone, and how alike all of these are to rated
 replies (:mod:`reward_models.likeness`). Every signal has its likelihood
 (:mod:`reward_models.likelihood`). How far the features are trusted is found by leaving
 conversations out; cross-validation over conversations says how well it all works. The reward is
@@ -46,7 +46,7 @@ _REPEATS = 0.2
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
-_FORMAT = 7
+_FORMAT = 8
 
 
 @dataclass(frozen=True)
