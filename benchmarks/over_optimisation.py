@@ -1,6 +1,6 @@
 """Does PPO run away from what people like? Four times the default budget on the learned reward.
 
-    python -m benchmarks.over_optimisation [--preferences mixture] [--seeds 0 1]
+    python -m benchmarks.over_optimisation [--preferences mixture short grounded] [--seeds 0 1]
 
 A simulated rater with a hidden preference and 10 % slips chats and leaves 200 mixed ratings; then
 ``dialog-rl train`` fits the reward model and runs PPO for four times its default episodes, once
@@ -13,8 +13,8 @@ The fall is the hidden preference at its peak less that at the end, each the mea
 adapters in a row, in points (hundredths of win rate), with a 95 % bootstrap interval over prompts.
 The peak is picked from noisy figures, so a policy that only stands still shows a small fall.
 
-Both runs of one seed take about 20 minutes on two cores; finished steps are kept in ``--work``.
-Draws docs/over_optimisation.png.
+Both runs of one preference and seed take 15 to 20 minutes on two cores; finished steps are kept in
+``--work``. Draws docs/over_optimisation.png.
 """
 
 import argparse
@@ -234,7 +234,9 @@ def draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, draw and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--preferences", nargs="+", default=["mixture"], metavar="SPEC")
+    parser.add_argument(
+        "--preferences", nargs="+", default=["mixture", "short", "grounded"], metavar="SPEC"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--prompts", type=int, default=60, help="unseen prompts")
     parser.add_argument("--episodes", type=int, default=TIMES * TrainSettings().total_episodes)
