@@ -1,6 +1,6 @@
 """Does PPO run away from what people like? Four times the default budget on the learned reward.
 
-    python -m benchmarks.over_optimisation [--preferences mixture short grounded] [--seeds 0 1]
+    python -m benchmarks.over_optimisation [--runs mixture:0 short:0 ...]
 
 A simulated rater with a hidden preference and 10 % slips chats and leaves 200 mixed ratings; then
 ``dialog-rl train`` fits the reward model and runs PPO for four times its default episodes, once
@@ -11,7 +11,9 @@ hidden preference (how often the reply is liked better than the bundled model's;
 
 The fall is the hidden preference at its peak less that at the end, each the mean of three kept
 adapters in a row, in points (hundredths of win rate), with a 95 % bootstrap interval over prompts.
-The peak is picked from noisy figures, so a policy that only stands still shows a small fall.
+The peak is picked from noisy figures, so a policy that only stands still shows a small fall: with
+60 prompts 1.1 points in the mean and more than 3 in one run of twenty, with 180 prompts 0.6 and
+1.7, which is why there are so many.
 
 Both runs of one preference and seed take 15 to 20 minutes on two cores; finished steps are kept in
 ``--work``. Draws docs/over_optimisation.png.
@@ -51,6 +53,7 @@ TIMES, EVERY, WINDOW, EACH = 4, 8, 3, 4
 """Budget in defaults, updates between kept adapters, of which so many are averaged, replies to a
 prompt."""
 BAR = 2.0
+RUNS = ("mixture:0", "mixture:1", "short:0", "grounded:0")
 PESSIMISM = TrainSettings().pessimism
 SIDES = {"pessimistic": PESSIMISM, "plain mean": 0.0}
 
@@ -171,7 +174,7 @@ def measure(args: argparse.Namespace, policy: Policy, name: str, seed: int) -> d
         def look(run_id: str = run["run"]) -> dict[str, Any]:
             return curves(policy, home, run_id, preference, prompts, base)
 
-        found[side] = loop.once(args.work / f"{kept}.curves.json", look) | {
+        found[side] = loop.once(args.work / f"{kept}-{args.prompts}.curves.json", look) | {
             "remarks": run["remarks"]
         }
     return found
@@ -234,11 +237,8 @@ def draw(runs: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, draw and publish."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--preferences", nargs="+", default=["mixture", "short", "grounded"], metavar="SPEC"
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--prompts", type=int, default=60, help="unseen prompts")
+    parser.add_argument("--runs", nargs="+", default=RUNS, metavar="PREFERENCE:SEED")
+    parser.add_argument("--prompts", type=int, default=180, help="unseen prompts")
     parser.add_argument("--episodes", type=int, default=TIMES * TrainSettings().total_episodes)
     parser.add_argument("--every", type=int, default=EVERY, help="updates between kept adapters")
     parser.add_argument(
@@ -249,11 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     policy = Policy.load(None)
-    runs = {
-        (name, seed): measure(args, policy, name, seed)
-        for name in args.preferences
-        for seed in args.seeds
-    }
+    asked = [(name, int(seed)) for name, _, seed in (one.rpartition(":") for one in args.runs)]
+    runs = {(name, seed): measure(args, policy, name, seed) for name, seed in asked}
     draw(runs, args.plot)
     made = rows(runs, COMMAND)
     for row in made:
