@@ -252,7 +252,7 @@ def test_ratings_without_a_preference_end_in_do_not_ship_without_a_candidate(tmp
     fill(tmp_path, noise=0.5, seed=2)
     result = run(tmp_path, model)
     if result.version is None:  # refused before PPO
-        assert "chance is 50 %" in result.message
+        assert "chance is 50 %" in result.message and "99 % interval" in result.message
         assert json.loads((result.folder / "verdict.json").read_text())["ship"] is False
     assert not result.ship
 
