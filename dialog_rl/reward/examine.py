@@ -141,8 +141,9 @@ def verdict_of(report: RewardReport) -> str:
     if report.beats_chance:
         return f"PPO would accept this reward model: {figure}."
     return (
-        f"PPO would refuse this reward model: {figure}, which cannot be told from chance; collect "
-        "more ratings, or ratings that agree more."
+        f"PPO would refuse this reward model: {figure}, which cannot be told from chance (what "
+        "decides is whether the 99 % interval lies above it); collect more ratings, or ratings "
+        "that agree more."
     )
 
 
