@@ -1,16 +1,17 @@
-"""What do hostile raters cost? Three of ten who rate at random or the wrong way round.
+"""What do hostile raters cost? People who rate at random or the wrong way round, among others.
 
     python -m benchmarks.hostile_raters [--seeds 5]
 
 Ten simulated raters with one hidden preference give 9 ratings each, then 30 (thumbs, stars, votes;
-one in ten is a slip), on replies of the bundled corpus. Three of them turn all of theirs round, or
-throw a coin for each. The reward model is fitted with learned trust and without, on counts and
-words, and asked which of two replies of held-out dialogues the preference likes better. Two replies
-are one of the corpus and a small edit of it, which is easy: with 30 ratings each the honest crowd
-leaves little to gain.
+one in ten is a slip), on replies of the bundled corpus; three of them turn all of theirs round, or
+throw a coin for each. Then one person gives 300, and the two others, who give 15 each, do so. The
+reward model is fitted with learned trust and without, on counts and words, and asked which of two
+replies of held-out dialogues the preference likes better. Two replies are one of the corpus and a
+small edit of it, which is easy: with 30 ratings each the honest crowd leaves little to gain.
 
-The bar is asked of both settings. "The other seven alone" is what somebody would reach who knew the
-three and left them out; ratings at random hold nothing more than that. 15 minutes of one core.
+The bar is asked of every setting. "The others alone" is what somebody would reach who knew the
+hostile ones and left them out; ratings at random hold nothing more than that. 25 minutes of one
+core.
 """
 
 import argparse
@@ -29,8 +30,13 @@ from reward_models.settings import RewardModelSettings
 
 COMMAND = "python -m benchmarks.hostile_raters"
 PREFERENCES = ("short", "polite")
-RATERS, HOSTILE, SLIPS, PAIRS = 10, 3, 0.1, 1000
-EACH = (9, 30)
+SLIPS, PAIRS = 0.1, 1000
+CROWDS: dict[str, tuple[tuple[int, ...], int]] = {
+    "9 ratings each": ((9,) * 10, 3),
+    "30 ratings each": ((30,) * 10, 3),
+    "15 ratings of two each beside 300 of one": ((15, 15, 300), 2),
+}
+"""How many ratings each person gives, and how many people, from the first, may be hostile."""
 
 Turn = tuple[str, tuple[Message, ...], str]
 """Dialogue id, what was said, the reply."""
@@ -94,17 +100,24 @@ def accuracy(reward: LearnedReward, preference: HiddenPreference, pool: Sequence
     return statistics.fmean(won)
 
 
-def measure(name: str, seed: int, each: int) -> dict[str, float]:
-    """Return the accuracy under each condition for one preference and seed."""
+def measure(name: str, seed: int, given: Sequence[int], hostile: int) -> dict[str, float]:
+    """Return the accuracy under each condition for one preference and seed.
+
+    Args:
+        name: of the preference.
+        seed: of the raters.
+        given: ratings of each person.
+        hostile: how many, from the first, may be so.
+    """
     preference, rng = parse_preference(name), random.Random(seed)
     pool, held = turns(train_dialogues()), turns(heldout_dialogues())
     rng.shuffle(pool)
-    honest = [rated(preference, pool, f"rater {k}", each, rng) for k in range(RATERS)]
-    wrong = [[turned(j) for j in one] for one in honest[:HOSTILE]]
-    coin = [[turned(j) if rng.random() < 0.5 else j for j in one] for one in honest[:HOSTILE]]
-    crowds = {"nobody": honest, "inverted": wrong + honest[HOSTILE:]}
-    crowds["at random"] = coin + honest[HOSTILE:]
-    crowds["the other seven alone"] = honest[HOSTILE:]
+    honest = [rated(preference, pool, f"rater {k}", each, rng) for k, each in enumerate(given)]
+    others = honest[hostile:]
+    wrong = [[turned(j) for j in one] for one in honest[:hostile]]
+    coin = [[turned(j) if rng.random() < 0.5 else j for j in one] for one in honest[:hostile]]
+    crowds = {"nobody": honest, "inverted": wrong + others, "at random": coin + others}
+    crowds["the others alone"] = others
     found = {}
     for who, crowd in crowds.items():
         for trust in (True, False):
@@ -114,11 +127,11 @@ def measure(name: str, seed: int, each: int) -> dict[str, float]:
             )
             key = f"{who}, {'with' if trust else 'without'} trust"
             found[key] = accuracy(reward, preference, held)
-    print(name, seed, each, {key: round(value, 3) for key, value in found.items()}, flush=True)
+    print(name, seed, given, {key: round(value, 3) for key, value in found.items()}, flush=True)
     return found
 
 
-def summary(runs: Sequence[dict[str, float]], each: int, command: str) -> list[ResultRow]:
+def summary(runs: Sequence[dict[str, float]], crowd: str, command: str) -> list[ResultRow]:
     """Make a row of every condition: the mean over runs, from the worst to the best."""
     least = statistics.fmean(run["nobody, with trust"] for run in runs) - 0.02
     rows = []
@@ -128,7 +141,7 @@ def summary(runs: Sequence[dict[str, float]], each: int, command: str) -> list[R
         asked = key in ("inverted, with trust", "at random, with trust")
         rows.append(
             ResultRow(
-                figure=f"{each} ratings each, hostile: {key}; pair accuracy, worst to best run",
+                figure=f"{crowd}, hostile: {key}; pair accuracy, worst to best run",
                 value=round(value, 4),
                 low=round(min(found), 4),
                 high=round(max(found), 4),
@@ -146,9 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args(argv).seeds
     rows: list[ResultRow] = []
-    for each in EACH:
-        runs = [measure(name, seed, each) for name in PREFERENCES for seed in range(seeds)]
-        rows += summary(runs, each, COMMAND if seeds == 5 else f"{COMMAND} --seeds {seeds}")
+    command = COMMAND if seeds == 5 else f"{COMMAND} --seeds {seeds}"
+    for crowd, (given, hostile) in CROWDS.items():
+        runs = [measure(n, seed, given, hostile) for n in PREFERENCES for seed in range(seeds)]
+        rows += summary(runs, crowd, command)
     write_results("hostile_raters", rows)
     return 0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast, get_args
 
 from dialog_rl.corpus_files import BadLine, ImportReport, import_file, write_lines, write_records
-from dialog_rl.corpus_formats import group_of
+from dialog_rl.corpus_formats import group_of, nameless
 from dialog_rl.errors import ConfigError, DataError
 from dialog_rl.feedback import FeedbackEvent
 from dialog_rl.store_reader import Readable, StoreView
@@ -132,6 +132,7 @@ def _judge(view: StoreView, current: Sequence[FeedbackEvent]) -> Iterable[Judgem
         about: dict[str, Any] = {
             "signal": cast("Signal", event.kind),
             "rater": event.rater,
+            "crowd": nameless(event.rater),
             "group": group_of(event.conversation_id),
         }
         if event.kind == "end_rating":

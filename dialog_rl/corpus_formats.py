@@ -83,6 +83,11 @@ def group_of(conversation_id: str) -> str:
     return conversation_id
 
 
+def nameless(rater: str) -> bool:
+    """Say whether a rater is a file whose lines name nobody: people who are not told apart."""
+    return rater.startswith(_IMPORTED)
+
+
 def changes_of(row: Mapping[str, object], origin: Origin, wanted: str) -> list[Change]:
     """Return what one line adds to the store.
 

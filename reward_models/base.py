@@ -61,6 +61,8 @@ class Judgement:
     rater: str
     group: str
     """Conversation id: judgements of one group never fall on both sides of a split."""
+    crowd: bool = False
+    """Whether ``rater`` is people who are not told apart, as in a file that names nobody."""
     other: str | None = None
     scale: tuple[float, float] | None = None
     turns: tuple[Exchange, ...] = ()

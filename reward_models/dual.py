@@ -7,6 +7,7 @@ N x N system however many features there are. Nuisance parameters stay as given.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,29 +55,39 @@ def _factor(kernel: Tensor, curve: Tensor) -> tuple[Tensor, Tensor]:
     return root, torch.linalg.cholesky(eye + root[:, None] * kernel * root[None, :])
 
 
-def newton(kernel: Tensor, evidence: Evidence, rating: RatingModel, *, steps: int = 15) -> Tensor:
-    """Find the mode; returns the dual coefficients a with u = K a, shape (N,).
+def newton(
+    kernel: Tensor,
+    evidence: Evidence,
+    rating: RatingModel,
+    *,
+    mean: Tensor | None = None,
+    steps: int = 15,
+) -> Tensor:
+    """Find the mode; returns the dual coefficients a with u = mean + K a, shape (N,).
 
     Args:
         kernel: Of the judgements, shape (N, N).
         evidence: The judgements.
         rating: Nuisance parameters, held fixed.
+        mean: Of the latents before these judgements, shape (N,); zero if not given.
         steps: Most Newton steps.
     """
     coefficients = torch.zeros(len(kernel), dtype=torch.float64)
-    u = torch.zeros_like(coefficients)
+    mean = torch.zeros_like(coefficients) if mean is None else mean
+    u = mean
     value = _loss(rating, evidence, u)
     for _ in range(steps):
         slope, curve = rating.derivatives(evidence, u)
         root, lower = _factor(kernel, curve)
-        target = curve * u - slope
+        target = curve * (u - mean) - slope
         solved = torch.cholesky_solve((root * (kernel @ target))[:, None], lower)[:, 0]
         goal = target - root * solved
         size, moved = 1.0, False
         for _ in range(6):  # halve the step while it does not lower the objective
             trial = coefficients + size * (goal - coefficients)
-            trial_u = kernel @ trial
-            objective = _loss(rating, evidence, trial_u) + 0.5 * float(trial @ trial_u)
+            moves = kernel @ trial
+            trial_u = mean + moves
+            objective = _loss(rating, evidence, trial_u) + 0.5 * float(trial @ moves)
             if objective < value:
                 moved = True
                 break
@@ -120,14 +131,77 @@ def held_out(
 def log_evidence(kernel: Tensor, evidence: Evidence, rating: RatingModel) -> float:
     """Log probability of the judgements under a kernel, by Laplace's approximation.
 
-    -(loss + a u / 2) - log det(1 + W^1/2 K W^1/2) / 2 at the mode (Rasmussen and Williams, 3.32).
     Every judgement counts, none is held out, so it is steadier than cross-validation on few.
     """
-    coefficients = newton(kernel, evidence, rating)
-    latent = kernel @ coefficients
+    return float(evidence_terms(kernel, evidence, rating).sum())
+
+
+def evidence_terms(
+    kernel: Tensor, evidence: Evidence, rating: RatingModel, mean: Tensor | None = None
+) -> Tensor:
+    """Return what each judgement adds to the log probability of all together, shape (N,).
+
+    Their sum is -(loss + a (u - mean) / 2) - log det(1 + W^1/2 K W^1/2) / 2 at the mode (Rasmussen
+    and Williams, 3.32). Where the kernel is zero between two sets of judgements, the terms of each
+    sum to its own log probability.
+
+    Args:
+        kernel: Of the latents, shape (N, N).
+        evidence: The N judgements.
+        rating: Nuisance parameters, held fixed.
+        mean: Of the latents before these judgements, shape (N,); zero if not given.
+    """
+    coefficients = newton(kernel, evidence, rating, mean=mean)
+    moves = kernel @ coefficients
+    latent = moves if mean is None else mean + moves
     _, lower = _factor(kernel, rating.derivatives(evidence, latent)[1])
-    fit = _loss(rating, evidence, latent) + 0.5 * float(coefficients @ latent)
-    return -(fit + float(lower.diagonal().log().sum()))
+    fit = rating.nll(evidence, latent) + 0.5 * coefficients * moves
+    return -fit - lower.diagonal().log()
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Laplace's posterior of the N latents, normal, with a site for each judgement."""
+
+    latent: Tensor
+    """The mode, shape (N,)."""
+    covariance: Tensor
+    """Shape (N, N)."""
+    slope: Tensor
+    """First derivative of each judgement's loss at the mode, shape (N,)."""
+    curve: Tensor
+    """The second: the precision of its site, shape (N,)."""
+
+    @classmethod
+    def of(cls, kernel: Tensor, evidence: Evidence, rating: RatingModel) -> "Posterior":
+        """Fit N judgements.
+
+        Args:
+            kernel: Of the latents, shape (N, N).
+            evidence: The N judgements.
+            rating: Nuisance parameters, trust included.
+        """
+        latent = kernel @ newton(kernel, evidence, rating)
+        slope, curve = rating.derivatives(evidence, latent)
+        root, lower = _factor(kernel, curve)
+        half = torch.linalg.solve_triangular(lower, root[:, None] * kernel, upper=False)
+        return cls(latent, kernel - half.T @ half, slope, curve)
+
+    def without(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean (k, n) and covariance (k, n, n) of latents without their own judgements.
+
+        With sites of precision W and target z = u - slope / W the cavity of the rows k has
+        precision S_kk^-1 - W_k and mean V (S_kk^-1 u_k - W_k z_k). Sources: Opper and Winther 2000;
+        Rasmussen and Williams 2006, 5.4.2.
+
+        Args:
+            own: k sets of n judgements, shape (k, n); each is left out for itself.
+        """
+        inside, site = self.covariance[own[:, :, None], own[:, None, :]], self.curve[own]
+        # V = (S^-1 - W)^-1 = (1 - S W)^-1 S, and its mean u + V slope, without inverting S.
+        gain = torch.eye(own.shape[1], dtype=torch.float64) - inside * site[:, None, :]
+        cavity = torch.linalg.solve(gain, inside)
+        return self.latent[own] + (cavity @ self.slope[own][:, :, None])[:, :, 0], cavity
 
 
 def cavities(
@@ -135,35 +209,25 @@ def cavities(
 ) -> tuple[Tensor, Tensor]:
     """Mean and variance of each latent given all judgements but those with its own key, (N,).
 
-    From Laplace's posterior N(u, S) with sites of precision W and target z = u - slope / W: for the
-    rows k of a key the cavity has precision S_kk^-1 - W_k and mean V (S_kk^-1 u_k - W_k z_k). One
-    fit serves all keys. Sources: Opper and Winther 2000; Rasmussen and Williams 2006, 5.4.2.
+    One fit serves all keys.
 
     Args:
         kernel: Of the latents, shape (N, N).
         evidence: The N judgements.
         rating: Nuisance parameters, trust included.
-        keys: What is left out together: conversation or rater of each judgement.
+        keys: What is left out together: the conversation of each judgement.
     """
-    latent = kernel @ newton(kernel, evidence, rating)
-    slope, curve = rating.derivatives(evidence, latent)
-    root, lower = _factor(kernel, curve)
-    half = torch.linalg.solve_triangular(lower, root[:, None] * kernel, upper=False)
-    posterior = kernel - half.T @ half
+    posterior = Posterior.of(kernel, evidence, rating)
     members: dict[Hashable, list[int]] = {}
     for row, key in enumerate(keys):
         members.setdefault(key, []).append(row)
     by_size: dict[int, list[list[int]]] = {}
     for rows in members.values():
         by_size.setdefault(len(rows), []).append(rows)
-    mean, variance = latent.clone(), kernel.diagonal().clone()
-    for size, alike in by_size.items():  # all keys with as many judgements at once
+    mean, variance = posterior.latent.clone(), kernel.diagonal().clone()
+    for alike in by_size.values():  # all keys with as many judgements at once
         own = torch.tensor(alike)
-        inside, site = posterior[own[:, :, None], own[:, None, :]], curve[own]
-        # V = (S^-1 - W)^-1 = (1 - S W)^-1 S, and its mean u + V slope, without inverting S.
-        gain = torch.eye(size, dtype=torch.float64) - inside * site[:, None, :]
-        cavity = torch.linalg.solve(gain, inside)
-        mean[own] = latent[own] + (cavity @ slope[own][:, :, None])[:, :, 0]
+        mean[own], cavity = posterior.without(own)
         wide = cavity.diagonal(dim1=1, dim2=2).clamp(min=0)
         variance[own] = torch.minimum(wide, variance[own])
     return mean, variance

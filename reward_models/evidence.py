@@ -72,6 +72,8 @@ class Evidence:
     (N, T); its ``first`` and ``second`` are the last turn."""
     groups: tuple[str, ...]
     raters: tuple[str, ...]
+    crowds: Tensor
+    """Raters who are people not told apart, shape (raters,), bool."""
     levels: tuple[int, ...]
     """Number of levels of each scale."""
     scales: tuple[tuple[float, float], ...] = ()
@@ -117,6 +119,7 @@ def gather(judgements: Sequence[Judgement]) -> Evidence:
     index: dict[tuple[tuple[tuple[str, str], ...], str], int] = {}
     items: list[Item] = []
     raters: dict[str, int] = {}
+    crowds: set[int] = set()
     scales: dict[tuple[float, float, int, str], int] = {}
     dropped: Counter[str] = Counter()
     columns: list[tuple[int, int, int, float, int, int, int, int, list[int], str]] = []
@@ -146,6 +149,8 @@ def gather(judgements: Sequence[Judgement]) -> Evidence:
         elif j.signal == "correction" and j.other is not None:
             value = max(_LEAST_EDIT, edit_weight(j.other, j.completion))
         rater = raters.setdefault(j.rater, len(raters))
+        if j.crowd:
+            crowds.add(rater)
         kind = SIGNALS.index(j.signal)
         columns.append((kind, first, second, value, level, rater, scale, order, turns, j.group))
     kind_, first_, second_, value_, level_, rater_, scale_, order_, turns_, groups = (
@@ -166,6 +171,7 @@ def gather(judgements: Sequence[Judgement]) -> Evidence:
         turns=torch.tensor(padded, dtype=torch.long).reshape(len(padded), longest),
         groups=tuple(groups),
         raters=tuple(raters),
+        crowds=torch.tensor([r in crowds for r in range(len(raters))], dtype=torch.bool),
         levels=tuple(key[2] for key in scales),
         scales=tuple(key[:2] for key in scales),
         graded=tuple(key[3] for key in scales),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reward_models.base import Judgement
-from reward_models.dual import cavities, newton
+from reward_models.dual import cavities, evidence_terms, log_evidence, newton
 from reward_models.evidence import gather
 from reward_models.learned import LearnedReward
 from reward_models.rating import RatingModel
@@ -97,6 +97,47 @@ def test_ten_raters_at_random_do_not_outvote_five_careful_ones():
     assert sum(trust[f"c{k}"] for k in range(5)) / 5 > sum(trust[f"n{k}"] for k in range(10)) / 8
 
 
+@pytest.mark.parametrize("taste", [brief, asking])
+@pytest.mark.parametrize("hostile", [1.0, 0.5])
+def test_two_strangers_do_not_turn_round_somebody_who_rated_hundreds(taste, hostile):
+    owner = rate(taste, 200, seed=0, signals=SIGNALS, rater="owner")
+    rng = random.Random(1)
+    strangers = [
+        turned(j) if rng.random() < hostile else j
+        for k in range(2)
+        for j in rate(taste, 15, seed=50 + k, signals=SIGNALS, rater=f"stranger {k}")
+    ]
+    alone, _ = fit(owner)
+    among, report = fit([*owner, *strangers])
+    assert accuracy(among.score, taste) >= accuracy(alone.score, taste) - 0.02
+    trust = report.rater_trust
+    assert trust["owner"] > 0.7
+    assert max(trust["stranger 0"], trust["stranger 1"]) < trust["owner"]
+
+
+def test_five_people_are_believed_rather_than_one_who_rated_as_much_as_all_of_them():
+    careful = [j for k in range(5) for j in rate(brief, 20, seed=k, signals=SIGNALS, rater=f"c{k}")]
+    busy = [turned(j) for j in rate(brief, 100, seed=70, signals=SIGNALS, rater="busy")]
+    among, report = fit([*careful, *busy])
+    assert accuracy(among.score, brief) > 0.9
+    assert report.rater_trust["busy"] < 0 < min(report.rater_trust[f"c{k}"] for k in range(5))
+
+
+def test_people_who_are_not_told_apart_are_usual_and_count_as_a_rater():
+    file = [replace(j, rater="file", crowd=True) for j in rate(brief, 60, signals=SIGNALS)]
+    wrong = [
+        turned(j)
+        for k in range(2)
+        for j in rate(brief, 30, seed=50 + k, signals=SIGNALS, rater=f"p{k}")
+    ]
+    among, report = fit([*file, *wrong])
+    assert report.rater_trust["file"] == 1.0
+    assert max(report.rater_trust["p0"], report.rater_trust["p1"]) < 0
+    assert accuracy(among.score, brief) > 0.9
+    nameless = [replace(j, rater=f"file#{k % 3}") for k, j in enumerate(file)]
+    assert fit(nameless)[1].rater_trust == {}
+
+
 def test_of_two_raters_nobody_can_say_who_is_right():
     js = [replace(j, rater=f"p{k % 2}") for k, j in enumerate(rate(brief, 10))]
     evidence = gather(js)
@@ -132,8 +173,8 @@ def test_trust_is_the_posterior_mean_worked_out_value_by_value():
             for r, v in given
         ]
     )
-    mean, none = torch.full((3,), math.log(3)).double(), torch.zeros(3).double()
-    got = posterior_mean(evidence, RatingModel.neutral(evidence), mean, none)
+    mean, none = torch.full((3,), math.log(3)).double(), torch.zeros(3, 3).double()
+    got = posterior_mean([0, 1], evidence, RatingModel.neutral(evidence), mean, none)
     up = [3**t / (1 + 3**t) for t in VALUES]
     ann = [prior * p ** (2 * 2 / 6) for prior, p in zip(PRIOR, up, strict=True)]
     bob = [prior * (1 - p) ** (1 / 5) for prior, p in zip(PRIOR, up, strict=True)]
@@ -141,6 +182,70 @@ def test_trust_is_the_posterior_mean_worked_out_value_by_value():
         expected = sum(t * x for t, x in zip(VALUES, odds, strict=True)) / sum(odds)
         assert float(got[rater]) == pytest.approx(expected)
     assert sum(PRIOR) == pytest.approx(1.0)
+
+
+def correlated(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and covariance of latents that are one and the same number."""
+    return torch.full((number,), 0.5).double(), torch.full((number, number), 2.0).double()
+
+
+def thumbs(up: int, down: int):
+    """Return thumbs of one rater, every one about a reply of its own."""
+    return gather(
+        [
+            Judgement(
+                signal="thumb",
+                prompt=({"role": "user", "content": "hello"},),
+                completion=f"reply {k}",
+                value=float(k < up),
+                rater="ann",
+                group="g",
+            )
+            for k in range(up + down)
+        ]
+    )
+
+
+def test_trust_weighs_the_ratings_together_not_one_by_one():
+    # Forty thumbs down where one shared, uncertain latent was expected above zero: that is one
+    # surprise, not forty. By quadrature: the odds of t = -1 to 1 are those of the latent's sign.
+    evidence = thumbs(0, 40)
+    mean, covariance = correlated(40)
+    rating = RatingModel.neutral(evidence)
+    grid = torch.linspace(-12, 12, 4001).double()
+    density = (-(grid - 0.5).square() / 4).exp()
+    exact = []
+    for t in VALUES:
+        down = torch.sigmoid(-t * grid) ** 40
+        exact.append(float((density * down).sum() / density.sum()))
+    odds = [p * x ** (40 / 44) for p, x in zip(PRIOR, exact, strict=True)]
+    expected = sum(t * x for t, x in zip(VALUES, odds, strict=True)) / sum(odds)
+    got = posterior_mean([0], evidence, rating, mean, covariance)
+    assert float(got[0]) == pytest.approx(expected, abs=0.03)
+    one_by_one = posterior_mean([0], evidence, rating, mean, torch.diag(covariance.diagonal()))
+    assert float(one_by_one[0]) < 0 < float(got[0])
+
+
+def test_a_mode_around_a_mean_has_no_slope():
+    evidence = thumbs(5, 3)
+    torch.manual_seed(0)
+    root, mean = torch.randn(8, 8).double(), torch.randn(8).double()
+    kernel, rating = root @ root.T / 8, RatingModel.neutral(evidence)
+    found = newton(kernel, evidence, rating, mean=mean, steps=40)
+    slope, _ = rating.derivatives(evidence, mean + kernel @ found)
+    assert torch.allclose(found, -slope, atol=1e-2)
+
+
+def test_the_evidence_of_sets_apart_is_the_sum_of_their_terms():
+    evidence = thumbs(5, 3)
+    torch.manual_seed(0)
+    root = torch.randn(8, 8).double()
+    kernel, rating = root @ root.T / 8, RatingModel.neutral(evidence)
+    kernel[:5, 5:] = kernel[5:, :5] = 0
+    terms = evidence_terms(kernel, evidence, rating)
+    for rows in (torch.arange(5), torch.arange(5, 8)):
+        alone = log_evidence(kernel[rows][:, rows], evidence.part(rows), rating)
+        assert float(terms[rows].sum()) == pytest.approx(alone, abs=1e-3)
 
 
 def test_trust_can_be_turned_off():

@@ -59,6 +59,23 @@ def test_several_ratings_of_a_line_are_several_raters_and_null_is_nobody(tmp_pat
     ]
 
 
+def test_a_file_that_names_no_rater_stands_for_people_who_are_not_told_apart(
+    tmp_path: Path,
+) -> None:
+    js = imported(
+        tmp_path,
+        rating(),
+        rating(ratings=[5, 3], scale=[1, 5]),
+        rating(reply="No.", rater="eve"),
+    )
+    assert [(j.rater, j.crowd) for j in js] == [
+        ("import:in.jsonl", True),
+        ("import:in.jsonl#1", True),
+        ("import:in.jsonl#2", True),
+        ("eve", False),
+    ]
+
+
 def test_pairs_become_choices_ties_and_corrections(tmp_path: Path) -> None:
     pair = {"prompt": ASK, "chosen": "good", "rejected": "bad"}
     choice, tie, correction, edit = imported(
