@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dialog_rl.bundled import heldout_dialogues, well_served
+from dialog_rl.bundled import heldout_dialogues
 from dialog_rl.comparison import (
     FreshReplies,
     form_measures,
@@ -49,7 +49,7 @@ from dialog_rl.evaluate import (
 from dialog_rl.taste import TraitSpace, moved_direction, taste_direction
 from dialog_rl.verdict import Measure, Sample, Verdict
 from reward_models.base import Judgement, Message
-from reward_models.chat_template import render_ids, render_reply_ids
+from reward_models.chat_template import render_reply_ids
 
 if TYPE_CHECKING:
     from dialog_rl.manager import DialogManager, DraftReply
@@ -381,17 +381,10 @@ def heldout_perplexity(
     settings: GateSettings,
 ) -> Measure:
     """Perplexity of well-served turns of the held-out corpus, one of each dialogue."""
-    from dialog_rl.scoring import Scored, reply_logprobs
+    from dialog_rl.scoring import reply_logprobs, served_replies
 
-    rng, tokenizer = random.Random(settings.seed), manager.policy.tokenizer
-    scored = []
-    for dialogue in rng.sample(list(dialogues), min(len(dialogues), settings.num_prompts)):
-        good = well_served(dialogue)
-        if not good:
-            continue
-        messages, n = dialogue["messages"], rng.choice(good)
-        prompt = render_ids(tokenizer, messages[:n])
-        scored.append(Scored.reply(prompt, render_reply_ids(tokenizer, messages[n]["content"])))
+    tokenizer = manager.policy.tokenizer
+    scored = served_replies(tokenizer, dialogues, settings.num_prompts, settings.seed)
     tokens = sum(len(row.positions) for row in scored)
     nats = []
     for version in (candidate, incumbent):

@@ -28,6 +28,7 @@ _USED_BY: dict[frozenset[Algo], tuple[str, ...]] = {
         "max_length_ratio",
         "min_entropy_ratio",
         "max_repetition_rise",
+        "max_perplexity_rise",
         "save_steps",
         "save_total_limit",
     ),

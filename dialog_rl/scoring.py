@@ -12,7 +12,8 @@ tail it gives up is never sampled. To first order in the change from i to c, the
 with people's ratings is the change of the mean rating: the policy gradient theorem read backwards.
 """
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dialog_rl.bundled import well_served
 from dialog_rl.evaluate import Array
+from reward_models.chat_template import render_ids, render_reply_ids
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 TOKENS_PER_BATCH = 8192
 """Rows x longest row of one forward pass."""
@@ -44,6 +48,31 @@ class Scored:
         """A prompt followed by a reply of which every token is scored."""
         start = len(prompt_ids)
         return cls((*prompt_ids, *reply_ids), tuple(range(start, start + len(reply_ids))))
+
+
+def served_replies(
+    tokenizer: "PreTrainedTokenizerBase",
+    dialogues: Sequence[Mapping[str, Any]],
+    most: int,
+    seed: int,
+) -> list[Scored]:
+    """One well-served turn of each of some dialogues, scored after all that was said before it.
+
+    Args:
+        tokenizer: with the model's chat template.
+        dialogues: records of messages, and of labels where there are any.
+        most: dialogues looked at; one without such a turn gives nothing.
+        seed: of the choice.
+    """
+    rng, scored = random.Random(seed), []
+    for dialogue in rng.sample(list(dialogues), min(len(dialogues), most)):
+        good = well_served(dialogue)
+        if not good:
+            continue
+        messages, n = dialogue["messages"], rng.choice(good)
+        prompt = render_ids(tokenizer, messages[:n])
+        scored.append(Scored.reply(prompt, render_reply_ids(tokenizer, messages[n]["content"])))
+    return scored
 
 
 def _batches(rows: Sequence[Scored], vocabulary: int) -> Iterator[list[int]]:

@@ -190,6 +190,10 @@ class TrainSettings:
     max_repetition_rise: float = 0.3
     """Stop and go back when the share of repeated 4-token sequences inside replies is this much
     above its first value; 1 never stops."""
+    max_perplexity_rise: float = 0.12
+    """Stop and go back when, at a checkpoint, perplexity on the training part of the bundled
+    dialogues (with data: on the file's own answers) is this much above its first value; the verdict
+    asks the same of the held-out part, and refuses above 0.15."""
 
     dtype: Dtype = "auto"
     """Arithmetic of training; auto measures which is faster here, and where bfloat16 is not draws
@@ -387,6 +391,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_length_ratio", 1.0, 1e3),
     ("min_entropy_ratio", 0.0, 1.0),
     ("max_repetition_rise", 0.0, 1.0),
+    ("max_perplexity_rise", 0.0, 1e6),
     ("num_threads", 1, 1024),
     ("save_steps", 1, 10**6),
     ("save_total_limit", 1, 1000),

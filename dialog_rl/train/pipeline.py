@@ -43,6 +43,7 @@ from dialog_rl.train.branches import collector_for
 from dialog_rl.train.collect import LoggedPrompts, Talks
 from dialog_rl.train.compute import Arithmetic, arithmetic, autocast_dtype
 from dialog_rl.train.dialogues import SimulatedUsers
+from dialog_rl.train.forgetting import CorpusCheck, corpus_check
 from dialog_rl.train.judging import Judging
 from dialog_rl.train.plots import draw_plots
 from dialog_rl.train.ppo import DialogPPOTrainer
@@ -163,6 +164,8 @@ class _Work:
         self.domain = load_domain(env) if env is not None and users else None
         self.chooser: tuple[QFunction, QCard] | None = None
         """What was learned to pick replies with."""
+        self.corpus: CorpusCheck | None = None
+        """What PPO must not forget."""
         self.remarks: list[str] = []
         """What the reader of the verdict should know about how the run went."""
 
@@ -255,6 +258,8 @@ class _Work:
         )
         found = Arithmetic(dtype=head["dtype"], sampling_dtype=head["sampling_dtype"])
         self.sampler = sampler_for(actor, self.policy, settings, found, self.team)
+        if settings.algo == "ppo":
+            self.corpus = corpus_check(settings, examples, self.tasks, actor)
         if settings.algo in ("dpo", "kto"):
             self._rails(settings.algo, actor).preference(data, examples)
         elif settings.algo == "sft":
@@ -381,6 +386,7 @@ class _Work:
             settings=self.settings,
             folder=self.run.path / "checkpoints",
             rehearsal=rehearsal_for(self.settings, examples, self.tasks),
+            corpus=self.corpus,
             team=self.team,
             callbacks=[RunCallback(self.run, self.settings, self.stage)],
         )

@@ -56,6 +56,7 @@ from dialog_rl.train.checkpoints import (
     set_scheduler,
 )
 from dialog_rl.train.compute import episodes_at_once, episodes_per_pass, first_pass_done
+from dialog_rl.train.forgetting import CorpusCheck
 from dialog_rl.train.guards import (
     FLAT_UPDATES,
     MIN_SPREAD,
@@ -91,6 +92,7 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         settings: TrainSettings,
         folder: Path,
         rehearsal: Rehearsal | None = None,
+        corpus: CorpusCheck | None = None,
         team: Team = ALONE,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -104,12 +106,13 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             settings: hyper-parameters.
             folder: for checkpoints.
             rehearsal: what is rehearsed at every optimizer step, if anything is.
+            corpus: what must not be forgotten, if anything.
             team: the processes that work on this run; ``collector`` gives this one's share.
             callbacks: further transformers callbacks; the leader's alone are called.
         """
         self.actor, self.collector = actor, collector
         self.settings, self.folder, self.team = settings, folder, team
-        self.rehearsal = rehearsal if team.leads else None
+        self.rehearsal, self.corpus = rehearsal if team.leads else None, corpus
         on_cpu = actor.device.type == "cpu"
         self.spread = partial(side_by_side, at_once=on_cpu)
         cores = torch.get_num_threads() if on_cpu else 1
@@ -166,13 +169,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         if progress.update == 0:
             self.save()
         stopped: str | None = None
-        while progress.update < self.state.max_steps and not progress.over(settings):
+        while stopped is None and not self.over():
             started = time.monotonic()
             batch = self.sample()
             scores = self.score(batch)
             stopped = self.check(batch, scores)
             if stopped is not None:
-                self.load()
                 break
             figures = self.improve(batch, scores)
             progress.update += 1
@@ -180,10 +182,10 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             progress.seconds += self.team.leaders(time.monotonic() - started)
             self.report(batch, scores, figures)
             self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
-            if progress.update % settings.save_steps == 0:
-                self.save()
-        if stopped is None:
-            self.save()
+            if progress.update % settings.save_steps == 0 or self.over():
+                stopped = self.keep()
+        if stopped is not None:
+            self.load()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         return PPOResult(
             updates=self.progress.update,
@@ -191,6 +193,23 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             seconds=self.progress.seconds,
             stopped=stopped,
         )
+
+    def over(self) -> bool:
+        """Whether the run has come to its end."""
+        done = self.progress.update >= self.state.max_steps
+        return done or self.progress.over(self.settings)
+
+    def keep(self) -> str | None:
+        """Write a checkpoint, or say why this state must not be kept."""
+        if self.corpus is not None:
+            rise = self.team.leaders(self.corpus.rise())
+            if not rise <= self.settings.max_perplexity_rise:
+                return (
+                    f"perplexity on the corpus rose by {rise:.0%} "
+                    f"(max_perplexity_rise is {self.settings.max_perplexity_rise:g})"
+                )
+        self.save()
+        return None
 
     def sample(self) -> Batch:
         """Sample and score the next batch of episodes.

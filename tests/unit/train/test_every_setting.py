@@ -11,8 +11,10 @@ from transformers import TrainerCallback
 
 from dialog_rl.policy import Policy
 from dialog_rl.rollout import TrainingPrompt
+from dialog_rl.scoring import Scored
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.collect import Collector, LoggedPrompts
+from dialog_rl.train.forgetting import CorpusCheck
 from dialog_rl.train.ppo import DialogPPOTrainer
 from dialog_rl.train.rehearsal import Rehearsal
 from dialog_rl.train_settings import TrainSettings
@@ -40,6 +42,7 @@ BASE = {
     "score_clip": 1.0,
     "lora_r": 4,
     "max_seconds": 1e6,
+    "max_perplexity_rise": 100.0,
     "save_steps": 1,
     "save_total_limit": 4,
     "dtype": "float32",
@@ -75,6 +78,7 @@ LEARNING = {
     "missing_eos_penalty": 3.0,
     "max_kl": 0.0,
     "min_entropy_ratio": 1.0,
+    "max_perplexity_rise": 0.0,
     "save_steps": 2,
     "save_total_limit": 1,
 }
@@ -126,6 +130,8 @@ def outcome(folder, **changes):
         else None,
         callbacks=[told],
     )
+    unpaid = Scored(tuple(tokenizer("qqqq")["input_ids"]), (1, 2, 3))
+    trainer.corpus = CorpusCheck([unpaid], trainer.actor)
     result = trainer.train()
     found = hashlib.sha256()
     for name, tensor in trainer.actor.tensors().items():
