@@ -190,8 +190,8 @@ class TrainSettings:
     max_repetition_rise: float = 0.3
     """Stop and go back when the share of repeated 4-token sequences inside replies is this much
     above its first value; 1 never stops."""
-    max_perplexity_rise: float = 0.12
-    """Stop and go back when, at a checkpoint, perplexity on the training part of the bundled
+    max_perplexity_rise: float = 0.13
+    """Keep no checkpoint, and end in none, in which perplexity on the training part of the bundled
     dialogues (with data: on the file's own answers) is this much above its first value; the verdict
     asks the same of the held-out part, and refuses above 0.15."""
 

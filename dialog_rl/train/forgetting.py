@@ -1,9 +1,10 @@
 """Does the policy forget what no reward asks for? Perplexity of a corpus beside the start's.
 
-The verdict refuses an adapter that finds a held-out corpus too unlikely. A run that learns on until
-then ends with nothing; one that looks at every checkpoint goes back to the last good state instead.
-It looks at the training part of the same corpus, so that the verdict's stays unseen: well-served
-turns of the bundled dialogues, in an environment of one turn the answers of the task file.
+The verdict refuses an adapter that finds a held-out corpus too unlikely, and the run has ended with
+nothing. One that looks at every state before it writes a checkpoint ends in the last good one. (It
+goes on all the same: many runs overshoot while the leash is still short, and come back.) It looks
+at the training part of the same corpus, so that the verdict's stays unseen: well-served turns of
+the bundled dialogues, in an environment of one turn the answers of the task file.
 """
 
 import math

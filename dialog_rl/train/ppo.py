@@ -168,14 +168,15 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         if progress.update == 0:
             self.save()
+        unfit: str | None = None
         stopped: str | None = None
-        while stopped is None and not self.over():
+        while not self.over():
             started = time.monotonic()
             batch = self.sample()
             scores = self.score(batch)
             stopped = self.check(batch, scores)
             if stopped is not None:
-                break
+                break  # not worth a checkpoint
             figures = self.improve(batch, scores)
             progress.update += 1
             progress.turns += len(batch.turns)
@@ -183,7 +184,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             self.report(batch, scores, figures)
             self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
             if progress.update % settings.save_steps == 0 or self.over():
-                stopped = self.keep()
+                unfit = self.keep()
+        stopped = stopped or unfit
         if stopped is not None:
             self.load()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -200,12 +202,12 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         return done or self.progress.over(self.settings)
 
     def keep(self) -> str | None:
-        """Write a checkpoint, or say why this state must not be kept."""
+        """Write a checkpoint, or say why this is no state to end in; the run may come back."""
         if self.corpus is not None:
             rise = self.team.leaders(self.corpus.rise())
             if not rise <= self.settings.max_perplexity_rise:
                 return (
-                    f"perplexity on the corpus rose by {rise:.0%} "
+                    f"at its end perplexity on the corpus had risen by {rise:.0%} "
                     f"(max_perplexity_rise is {self.settings.max_perplexity_rise:g})"
                 )
         self.save()

@@ -1,4 +1,4 @@
-"""PPO looks at a corpus at every checkpoint, and goes back before it has forgotten too much."""
+"""PPO looks at a corpus before every checkpoint, and ends in no state that has forgotten it."""
 
 import math
 
@@ -14,7 +14,7 @@ from dialog_rl.train.forgetting import REPLIES, CorpusCheck, corpus_check
 from dialog_rl.train.run_data import Examples
 from dialog_rl.train_settings import TrainSettings
 from tests.fakes import byte_tokenizer, tiny_model
-from tests.unit.train.test_ppo import make, weights
+from tests.unit.train.test_ppo import Recorder, make, weights
 
 PULLS = {"total_episodes": 320, "kl_coef": 0.0, "kl_target": 0.0, "learning_rate": 2e-2}
 """A run that goes as far from the start as the reward draws it."""
@@ -53,21 +53,37 @@ def test_the_rise_is_that_of_transformers_own_perplexity(tmp_path):
     assert check.rise() == pytest.approx(after / before - 1, rel=1e-3)
 
 
-def test_a_run_that_forgets_stops_and_goes_back_to_the_last_good_state(tmp_path):
-    free = make(tmp_path / "free", **PULLS)
+def test_a_run_that_has_forgotten_goes_back_to_the_last_state_that_had_not(tmp_path):
+    free, told = make(tmp_path / "free", **PULLS), Recorder()
     unseen = CorpusCheck(corpus(), free.actor)
     free.train()
     assert unseen.rise() > 0.5
-    held = make(tmp_path / "held", **PULLS, max_perplexity_rise=0.2)
+    held = make(tmp_path / "held", callbacks=[told], **PULLS, max_perplexity_rise=0.2)
     held.corpus = CorpusCheck(corpus(), held.actor)
     result = held.train()
     assert result.stopped is not None
-    assert result.stopped.startswith("perplexity on the corpus rose by ")
+    assert result.stopped.startswith("at its end perplexity on the corpus had risen by ")
     assert result.stopped.endswith("% (max_perplexity_rise is 0.2)")
+    assert max(log.get("episode", 0) for log in told.logs) == 320  # it had gone on
     assert 0 < result.updates == held.progress.update < 20
     assert held.corpus.rise() <= 0.2
     kept, _ = load_checkpoint(tmp_path / "held")
     assert all(torch.equal(t, kept[n]) for n, t in held.actor.tensors().items())
+
+
+def test_a_run_that_comes_back_ends_where_it_would_have(tmp_path):
+    alone, watched = make(tmp_path / "a"), make(tmp_path / "b", max_perplexity_rise=0.2)
+    rises = iter([0.1, 0.5, 0.5, *[0.1] * 100])
+
+    class Comes:
+        def rise(self):
+            return next(rises)
+
+    watched.corpus = Comes()
+    alone.train()
+    assert watched.train().stopped is None
+    expected = weights(alone)
+    assert all(torch.equal(t, expected[n]) for n, t in weights(watched).items())
 
 
 def test_a_run_that_does_not_forget_goes_on_as_if_nobody_looked(tmp_path):
