@@ -4,7 +4,7 @@ Both are sampled as in chat and with the same seed per prompt, so that what the 
 cancels in the difference. Every interval is bootstrapped over prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,16 @@ class FreshReplies:
     candidate_cut: tuple[bool, ...] = ()
     """Whether the reply was cut at the longest length."""
     incumbent_cut: tuple[bool, ...] = ()
+
+    def joined(self, more: "FreshReplies") -> "FreshReplies":
+        """These replies and more of the same two adapters."""
+        return FreshReplies(
+            self.prompts + more.prompts,
+            self.candidate + more.candidate,
+            self.incumbent + more.incumbent,
+            self.candidate_cut + more.candidate_cut,
+            self.incumbent_cut + more.incumbent_cut,
+        )
 
 
 def _difference(
@@ -88,6 +98,26 @@ def rule_measures(fresh: FreshReplies, settings: GateSettings) -> list[Measure]:
             )
         )
     return sorted(measures, key=lambda m: m.ok is None)
+
+
+def confirmed_rules(
+    fresh: FreshReplies, settings: GateSettings, more: Callable[[], FreshReplies]
+) -> list[Measure]:
+    """Every rule on both sides; where a guarded one seems to have fallen, on more replies too.
+
+    A rule that speaks about half of the replies and is seldom broken can fall by chance: at the
+    first look it does for two in a hundred adapters that are no worse, at the second for two in a
+    thousand, and of those that break it in 12 % of the replies instead of 3 % no fewer are found.
+
+    Args:
+        fresh: the replies there are.
+        settings: what is asked.
+        more: draws others; called only in doubt.
+    """
+    measures = rule_measures(fresh, settings)
+    if any(m.ok is False for m in measures):
+        measures = rule_measures(fresh.joined(more()), settings)
+    return measures
 
 
 def form_measures(fresh: FreshReplies, settings: GateSettings) -> list[Measure]:

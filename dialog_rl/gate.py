@@ -11,7 +11,8 @@ predicted the *training* ratings better than chance in its own cross-validation,
 ratings pass in at most 1 of 20 cases and independently of the held-out ones, so that random
 ratings ship about 1 candidate in 100 either way. Besides, none of the three views of the held-out
 ratings (log-ratio, traits, and a taste fitted on them alone that reads fresh replies) may speak
-against the candidate, no guarded rule may fall, perplexity on the held-out corpus may not rise
+against the candidate, no guarded rule may fall (one that seems to is looked at again with three
+times as many fresh replies more), perplexity on the held-out corpus may not rise
 much, and replies must differ from the incumbent's and may not explode, be cut or repeat themselves.
 Corrections are no evidence here: see ``evaluate.counted``.
 
@@ -22,6 +23,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,10 +31,10 @@ import numpy as np
 from dialog_rl.bundled import heldout_dialogues
 from dialog_rl.comparison import (
     FreshReplies,
+    confirmed_rules,
     form_measures,
     perplexity_measure,
     rater_measures,
-    rule_measures,
 )
 from dialog_rl.config import GateSettings
 from dialog_rl.conversation import SamplingParams
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from dialog_rl.manager import DialogManager, DraftReply
 
 MIN_CONVERSATIONS = 6
+SECOND_LOOK = 3
+"""Times ``num_prompts`` that are answered besides before a guarded rule counts as fallen."""
 PEOPLE = "Held-out people"
 PREFERRED = "fresh replies preferred by a taste fitted on held-out ratings"
 P_VALUE = "chance of ratings as favourable as these if they had nothing to do with it (p)"
@@ -102,9 +106,18 @@ def judge(
     report(0.55, "asking what held-out people prefer")
     people, p_value = _people(manager, fresh, candidate, incumbent, rated, params, settings)
     report(0.85, "measuring base skills")
+
+    def more() -> FreshReplies:
+        report(0.87, "a rule seems to have fallen: answering more held-out prompts")
+        again = replace(
+            settings, seed=settings.seed + 1, num_prompts=SECOND_LOOK * settings.num_prompts
+        )
+        asked = [p for p in choose_prompts(judgements, dialogues, again) if manager.fits(p)]
+        return answer_afresh(manager, asked, candidate, incumbent, params, again.seed)
+
     measures = [
         *people,
-        *rule_measures(fresh, settings),
+        *confirmed_rules(fresh, settings, more),
         heldout_perplexity(manager, dialogues, candidate, incumbent, settings),
         *form_measures(fresh, settings),
         *rater_measures(fresh, settings.seed),

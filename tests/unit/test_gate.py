@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from dialog_rl import gate
-from dialog_rl.comparison import FreshReplies, form_measures, perplexity_measure, rule_measures
+from dialog_rl.comparison import (
+    FreshReplies,
+    confirmed_rules,
+    form_measures,
+    perplexity_measure,
+    rule_measures,
+)
 from dialog_rl.config import GateSettings
 from dialog_rl.conversation import SamplingParams
 from dialog_rl.gate_command import held_out
@@ -158,6 +164,52 @@ def test_one_slip_in_a_hundred_replies_does_not_count_as_a_fall():
     # Fell by 0.01, which is inside the margin of 0.05.
     assert found["grounding"].difference == pytest.approx(-0.01)
     assert found["grounding"].ok is True
+
+
+def test_a_rule_that_seems_to_have_fallen_is_looked_at_again_and_both_looks_count_together():
+    true, false = "I suggest Golden Fork, phone 1234.", "I suggest Blue Moon, phone 9876."
+    bad = fresh([false] * 4 + [true] * 36, [true] * 40)
+    looks = []
+
+    def more(wrong):
+        looks.append(wrong)
+        return fresh([false] * wrong + [true] * (120 - wrong), [true] * 120)
+
+    def grounding(first, wrong):
+        found = confirmed_rules(first, GateSettings(), lambda: more(wrong))
+        return next(m for m in found if m.name == "grounding")
+
+    once = next(m for m in rule_measures(bad, GateSettings()) if m.name == "grounding")
+    assert once.ok is False and once.difference == pytest.approx(-0.1)
+    chance, real = grounding(bad, 0), grounding(bad, 12)
+    assert chance.ok is True and chance.difference == pytest.approx(-4 / 160)
+    assert real.ok is False and real.difference == pytest.approx(-16 / 160)
+    assert looks == [0, 12]
+    assert grounding(fresh([true] * 40, [true] * 40), 0).ok is True
+    assert looks == [0, 12]  # nobody looks again without a doubt
+
+
+def test_the_second_look_answers_three_times_as_many_prompts_with_other_seeds(
+    manager, rated, monkeypatch
+):
+    looked = []
+
+    def doubtful(replies, settings):
+        looked.append(replies)
+        found = rule_measures(replies, settings)
+        return [replace(m, ok=len(looked) > 1) if m.name == "grounding" else m for m in found]
+
+    monkeypatch.setattr("dialog_rl.comparison.rule_measures", doubtful)
+    rows = judgements(rated, rated[2] > np.median(rated[2]))
+    verdict = judged(manager, rows)
+    first, both = looked
+    assert verdict.ship, verdict.summary()
+    assert len(first.prompts) == 24 and both.prompts[:24] == first.prompts
+    assert len(both.prompts) == 24 + 3 * 24 - 1  # 60 rated prompts and 11 dialogues are all
+    same = [n for n in range(24, len(both.prompts)) if both.prompts[n] in first.prompts]
+    again = [both.candidate[n] for n in same]
+    before = [first.candidate[first.prompts.index(both.prompts[n])] for n in same]
+    assert same and again != before
 
 
 def test_replies_that_explode_vanish_or_repeat_themselves_are_held_back():
