@@ -5,7 +5,7 @@ cancels in the difference. Every interval is bootstrapped over prompts.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -115,9 +115,13 @@ def confirmed_rules(
         more: draws others; called only in doubt.
     """
     measures = rule_measures(fresh, settings)
-    if any(m.ok is False for m in measures):
-        measures = rule_measures(fresh.joined(more()), settings)
-    return measures
+    if all(m.ok is not False for m in measures):
+        return measures
+    both = fresh.joined(more())
+    looked = f" (looked at again, in {len(both.prompts)} prompts)"
+    return [
+        replace(m, asked=m.asked + looked) if m.asked else m for m in rule_measures(both, settings)
+    ]
 
 
 def form_measures(fresh: FreshReplies, settings: GateSettings) -> list[Measure]:

@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,19 +102,16 @@ def judge(
         dialogues = heldout_dialogues()
     rated = [j for j in counted(judgements) if manager.fits(j.prompt)]
     report(0.05, "answering held-out prompts afresh")
-    prompts = [p for p in choose_prompts(judgements, dialogues, settings) if manager.fits(p)]
-    fresh = answer_afresh(manager, prompts, candidate, incumbent, params, settings.seed)
+    draw = partial(fresh_replies, manager, judgements, dialogues, candidate, incumbent, params)
+    fresh = draw(settings)
     report(0.55, "asking what held-out people prefer")
     people, p_value = _people(manager, fresh, candidate, incumbent, rated, params, settings)
     report(0.85, "measuring base skills")
 
     def more() -> FreshReplies:
         report(0.87, "a rule seems to have fallen: answering more held-out prompts")
-        again = replace(
-            settings, seed=settings.seed + 1, num_prompts=SECOND_LOOK * settings.num_prompts
-        )
-        asked = [p for p in choose_prompts(judgements, dialogues, again) if manager.fits(p)]
-        return answer_afresh(manager, asked, candidate, incumbent, params, again.seed)
+        most = SECOND_LOOK * settings.num_prompts
+        return draw(replace(settings, seed=settings.seed + 1, num_prompts=most))
 
     measures = [
         *people,
@@ -230,16 +228,18 @@ def _key(prompt: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     return tuple((m["role"], m["content"]) for m in prompt)
 
 
-def answer_afresh(
+def fresh_replies(
     manager: "DialogManager",
-    prompts: Sequence[tuple[Message, ...]],
+    judgements: Sequence[Judgement],
+    dialogues: Sequence[Mapping[str, Any]],
     candidate: str,
     incumbent: str,
     params: SamplingParams,
-    seed: int,
+    settings: GateSettings,
 ) -> FreshReplies:
-    """Let both versions answer every prompt, with one seed per prompt."""
-    rng = random.Random(seed)
+    """Let both versions answer held-out prompts that fit the model, with one seed per prompt."""
+    prompts = [p for p in choose_prompts(judgements, dialogues, settings) if manager.fits(p)]
+    rng = random.Random(settings.seed)
     seeds = [rng.randrange(2**31) for _ in prompts]
     new, old = (
         manager.reply_batch(prompts, params=params, seeds=seeds, version=version)

@@ -183,6 +183,7 @@ def test_a_rule_that_seems_to_have_fallen_is_looked_at_again_and_both_looks_coun
     assert once.ok is False and once.difference == pytest.approx(-0.1)
     chance, real = grounding(bad, 0), grounding(bad, 12)
     assert chance.ok is True and chance.difference == pytest.approx(-4 / 160)
+    assert chance.asked == "must not fall by more than 0.05 (looked at again, in 160 prompts)"
     assert real.ok is False and real.difference == pytest.approx(-16 / 160)
     assert looks == [0, 12]
     assert grounding(fresh([true] * 40, [true] * 40), 0).ok is True
