@@ -281,23 +281,3 @@ def _make_pass(
         steps=columns[4],
         states=lay_out(kept, width),
     )
-
-
-def masked_pass(ids: Tensor, mask: Tensor) -> Pass:
-    """The pass over whole sequences whose sampled tokens are marked, each predicted by the last.
-
-    Args:
-        ids: [b, T] int64, right-padded.
-        mask: [b, T] bool, never True on the first token.
-    """
-    rows, places = mask.nonzero(as_tuple=True)
-    return Pass(
-        ids=ids,
-        positions=None,
-        attention=None,
-        rows=rows,
-        sources=places - 1,
-        targets=ids[mask],
-        episodes=rows,
-        steps=places,
-    )

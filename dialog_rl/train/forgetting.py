@@ -15,11 +15,12 @@ from functools import partial
 import torch
 
 from dialog_rl.bundled import train_dialogues
-from dialog_rl.rollout import Pass, masked_pass
+from dialog_rl.rollout import Pass
 from dialog_rl.scoring import Scored, served_replies
 from dialog_rl.tasks import TaskSet
 from dialog_rl.train.actor import Actor, Trunk
 from dialog_rl.train.llama_layers import Weights
+from dialog_rl.train.rehearsal import masked_pass
 from dialog_rl.train.run_data import Examples
 from dialog_rl.train.task_data import task_answers
 from dialog_rl.train_settings import TrainSettings

@@ -168,9 +168,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         if progress.update == 0:
             self.save()
-        unfit: str | None = None
         stopped: str | None = None
-        while not self.over():
+        while not progress.over(settings):
             started = time.monotonic()
             batch = self.sample()
             scores = self.score(batch)
@@ -183,9 +182,8 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             progress.seconds += self.team.leaders(time.monotonic() - started)
             self.report(batch, scores, figures)
             self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
-            if progress.update % settings.save_steps == 0 or self.over():
-                unfit = self.keep()
-        stopped = stopped or unfit
+            if progress.update % settings.save_steps == 0 or progress.over(settings):
+                stopped = self.keep()  # the last state decides: many runs come back
         if stopped is not None:
             self.load()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -195,11 +193,6 @@ class DialogPPOTrainer(PPOTrainer):  # type: ignore[misc]
             seconds=self.progress.seconds,
             stopped=stopped,
         )
-
-    def over(self) -> bool:
-        """Whether the run has come to its end."""
-        done = self.progress.update >= self.state.max_steps
-        return done or self.progress.over(self.settings)
 
     def keep(self) -> str | None:
         """Write a checkpoint, or say why this is no state to end in; the run may come back."""

@@ -44,9 +44,10 @@ class Progress:
         return _clipped(turn.score / self.score_std, settings) - _cut(turn, settings)
 
     def over(self, settings: TrainSettings) -> bool:
-        """Whether the time or the turns that the settings allow are up."""
-        by_turns = 0 < settings.total_turns <= self.turns
-        return by_turns or self.seconds >= settings.max_seconds
+        """Whether the updates, the turns or the time that the settings allow are up."""
+        if self.update >= settings.num_total_batches() or self.seconds >= settings.max_seconds:
+            return True
+        return 0 < settings.total_turns <= self.turns
 
 
 def _clipped(score: float, settings: TrainSettings) -> float:

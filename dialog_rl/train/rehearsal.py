@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dialog_rl.bundled import train_dialogues, well_served
 from dialog_rl.errors import NotEnoughFeedback
-from dialog_rl.rollout import Pass, masked_pass, prompt_order
+from dialog_rl.rollout import Pass, prompt_order
 from dialog_rl.tasks import TaskSet
 from dialog_rl.train.actor import Actor, Trunk
 from dialog_rl.train.llama_layers import Weights
@@ -78,6 +78,26 @@ def served(examples: Examples, dialogues: Sequence[Mapping[str, Any]]) -> list[R
             rows.append((ids, mask))
         examples.left_out += len(ids) > manager.context_budget
     return rows
+
+
+def masked_pass(ids: Tensor, mask: Tensor) -> Pass:
+    """The pass over whole sequences whose sampled tokens are marked, each predicted by the last.
+
+    Args:
+        ids: [b, T] int64, right-padded.
+        mask: [b, T] bool, never True on the first token.
+    """
+    rows, places = mask.nonzero(as_tuple=True)
+    return Pass(
+        ids=ids,
+        positions=None,
+        attention=None,
+        rows=rows,
+        sources=places - 1,
+        targets=ids[mask],
+        episodes=rows,
+        steps=places,
+    )
 
 
 class Rehearsal:

@@ -13,8 +13,9 @@ from transformers import (
 )
 
 from dialog_rl.errors import PolicyError
-from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch, masked_pass
+from dialog_rl.rollout import Episode, TrainingPrompt, Turn, make_batch
 from dialog_rl.train.actor import Actor
+from dialog_rl.train.rehearsal import masked_pass
 from tests.fakes import save_tiny_adapter, tiny_model
 
 SMALL = {

@@ -6,9 +6,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from dialog_rl.losses import token_logprobs
 from dialog_rl.packed import packed_product
-from dialog_rl.rollout import masked_pass
 from dialog_rl.train.actor import Actor
 from dialog_rl.train.llama_layers import LlamaLayers
+from dialog_rl.train.rehearsal import masked_pass
 
 SMALL = {
     "vocab_size": 97,
