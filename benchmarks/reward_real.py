@@ -106,11 +106,13 @@ def with_passages(path: Path, folder: Path) -> Path | None:
         path: of the pairs.
         folder: where the other file is written.
     """
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     beside = path.with_name("edits.jsonl")
-    if not all("prompt_ref" in line for line in lines) or not beside.is_file():
+    if not beside.is_file():
         return None
-    whole = [json.loads(line) for line in beside.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as pairs, beside.open(encoding="utf-8") as prompts:
+        lines, whole = ([json.loads(line) for line in file] for file in (pairs, prompts))
+    if not all("prompt_ref" in line for line in lines):
+        return None
     fuller = folder / path.parent.name / f"{path.stem} with the passages of {beside.name}"
     fuller.parent.mkdir(exist_ok=True)
     seen = [{**line, "prompt": whole[line["prompt_ref"]]["prompt"]} for line in lines]

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from dialog_rl.bundled import train_dialogues
+from dialog_rl.manager import DialogManager
 from dialog_rl.rollout import Pass
 from dialog_rl.scoring import Scored, served_replies
 from dialog_rl.tasks import TaskSet
@@ -76,22 +77,22 @@ def _pass_of(row: Scored, device: torch.device) -> Pass:
 
 
 def corpus_check(
-    settings: TrainSettings, examples: Examples, tasks: TaskSet | None, actor: Actor
+    settings: TrainSettings, manager: DialogManager, tasks: TaskSet | None, actor: Actor
 ) -> CorpusCheck | None:
     """Return the check of a run; None where nothing of the corpus fits the model.
 
     Args:
         settings: of the run.
-        examples: whose model the replies have to fit.
+        manager: whose model the replies have to fit; one that does not is no loss to the run.
         tasks: of a run in an environment of one turn.
         actor: as the run begins.
     """
-    manager = examples.manager
     if tasks is None:
         tokenizer, budget = manager.policy.tokenizer, manager.context_budget
         served = served_replies(tokenizer, train_dialogues(), REPLIES, settings.seed)
         replies = [row for row in served if len(row.ids) <= budget]
     else:
+        examples = Examples(manager, settings.response_length)
         known = random.Random(settings.seed).sample(tasks.train, min(REPLIES, len(tasks.train)))
         replies = [Scored.reply(p.ids, ids) for p, ids in task_answers(examples, known)]
     return CorpusCheck(replies, actor) if replies else None

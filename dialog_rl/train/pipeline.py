@@ -259,7 +259,7 @@ class _Work:
         found = Arithmetic(dtype=head["dtype"], sampling_dtype=head["sampling_dtype"])
         self.sampler = sampler_for(actor, self.policy, settings, found, self.team)
         if settings.algo == "ppo":
-            self.corpus = corpus_check(settings, examples, self.tasks, actor)
+            self.corpus = corpus_check(settings, examples.manager, self.tasks, actor)
         if settings.algo in ("dpo", "kto"):
             self._rails(settings.algo, actor).preference(data, examples)
         elif settings.algo == "sft":
@@ -393,7 +393,7 @@ class _Work:
         result = trainer.train(resume_from_checkpoint=True)
         if result.stopped:
             self.remarks.append(
-                f"PPO was stopped and rolled back to update {result.updates}: {result.stopped}"
+                f"PPO went back to its state at update {result.updates}: {result.stopped}"
             )
 
     # -- the verdict -------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class PPOResult:
     episodes: int
     seconds: float
     stopped: str | None
-    """Why it was stopped and rolled back, in one sentence; None if it ran to its end."""
+    """Why it went back to an earlier state, in one sentence; None if it ended in its last."""
 
 
 class Critic(nn.Module):

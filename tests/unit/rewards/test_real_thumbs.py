@@ -39,8 +39,9 @@ def test_pairs_are_judged_with_the_whole_prompt_that_their_lines_refer_to(tmp_pa
     path.parent.mkdir()
     path.write_text("".join(f"{json.dumps(line)}\n" for line in pairs), encoding="utf-8")
     assert with_passages(path, tmp_path) is None
-    whole = [{"prompt": ask(f"passage {n}. q{n}")} for n in range(2)]
-    beside.write_text("".join(f"{json.dumps(line)}\n" for line in whole), encoding="utf-8")
+    whole = [{"prompt": ask(f"passage {n}. q{n}"), "note": "a\u2028b"} for n in range(2)]
+    lines = [json.dumps(line, ensure_ascii=False) for line in whole]
+    beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     (tmp_path / "out").mkdir()
     found = with_passages(path, tmp_path / "out")
     assert found is not None

@@ -11,7 +11,6 @@ from dialog_rl.scoring import Scored
 from dialog_rl.tasks import Task, TaskSet
 from dialog_rl.train.checkpoints import load_checkpoint
 from dialog_rl.train.forgetting import REPLIES, CorpusCheck, corpus_check
-from dialog_rl.train.run_data import Examples
 from dialog_rl.train_settings import TrainSettings
 from tests.fakes import byte_tokenizer, tiny_model
 from tests.unit.train.test_ppo import Recorder, make, weights
@@ -103,25 +102,24 @@ def test_the_last_state_is_looked_at_too(tmp_path):
     assert trainer.corpus.rise() == pytest.approx(0.0, abs=1e-6)
 
 
-def examples(context=512):
+def manager(context=512):
     tokenizer = byte_tokenizer()
     model = tiny_model(
         len(tokenizer), layers=2, end_id=tokenizer.eos_token_id, max_positions=context
     )
-    return Examples(DialogManager(Policy(model, tokenizer, name="t")), 6)
+    return DialogManager(Policy(model, tokenizer, name="t"))
 
 
 def test_the_corpus_is_the_bundled_dialogues_training_part_or_the_task_files_answers(tmp_path):
-    actor, settings = make(tmp_path).actor, TrainSettings()
-    manager = examples(8192).manager
-    found = corpus_check(settings, examples(8192), None, actor)
+    actor, settings = make(tmp_path).actor, TrainSettings(response_length=6)
+    found = corpus_check(settings, manager(8192), None, actor)
     assert found is not None and 0 < len(found.passes) <= REPLIES
-    assert max(own.ids.numel() for own in found.passes) <= manager.context_budget
-    assert corpus_check(settings, examples(160), None, actor) is None
+    assert max(own.ids.numel() for own in found.passes) <= manager(8192).context_budget
+    assert corpus_check(settings, manager(160), None, actor) is None
     tasks = [
         Task(name=answer, ask="hi", source="hi", reference=answer, split=None)
         for answer in ("salut", "too long", "")
     ]
-    found = corpus_check(settings, examples(), TaskSet(train=tuple(tasks), test=()), actor)
+    found = corpus_check(settings, manager(), TaskSet(train=tuple(tasks), test=()), actor)
     assert found is not None and [len(own.targets) for own in found.passes] == [len("salut") + 1]
-    assert corpus_check(settings, examples(), TaskSet(train=(), test=()), actor) is None
+    assert corpus_check(settings, manager(), TaskSet(train=(), test=()), actor) is None
