@@ -60,7 +60,7 @@ FAMILIES = {
     "counts": ("form", "words", "bends", "squares", "context"),
     "words": ("terms", "heard"),
     "words times words heard": ("answers",),
-    "encoder": ("hidden",),
+    "encoder": ("hidden", "user"),
     "likeness of all of these": ("likeness",),
 }
 

@@ -20,7 +20,7 @@ from reward_models.textual import (
     reply_features,
 )
 
-CONVERSATION = ("context", "heard")
+CONVERSATION = ("context", "heard", "user")
 """The blocks that depend on the conversation alone: they explain ratings, and are no reward."""
 
 DIRECTIONS = {"terms": 256, "heard": 128}
@@ -43,6 +43,11 @@ def said_before(prompt: Sequence[Message]) -> str:
     return "\n".join(m["content"] for m in prompt if m["role"] != "system")
 
 
+def said_by_user(prompt: Sequence[Message]) -> str:
+    """Everything that the person who rates has said, as one text."""
+    return "\n".join(m["content"] for m in prompt if m["role"] == "user")
+
+
 @dataclass
 class Featuriser:
     """Turns (prompt, reply) items into scaled feature blocks."""
@@ -58,8 +63,13 @@ class Featuriser:
     likeness: Likeness | None = None
     """Compares with the rated replies, once these are measured."""
 
-    def raw(self, items: Sequence[Item]) -> Blocks:
-        """Count and read: unscaled blocks, shape (M, D_block) each."""
+    def raw(self, items: Sequence[Item], *, who: bool = True) -> Blocks:
+        """Count and read: unscaled blocks, shape (M, D_block) each.
+
+        Args:
+            items: M conversations with a reply each.
+            who: Whether to read what the user said; zeros otherwise, enough for :meth:`of_reply`.
+        """
         counts = torch.tensor([reply_features(p, r) for p, r in items], dtype=torch.float64)
         counts = counts.reshape(len(items), len(REPLY_FEATURES))
         blocks = {
@@ -77,7 +87,21 @@ class Featuriser:
         if self.reader is not None:
             reader = self.reader
             blocks["hidden"] = reader.pooled([reader.ids(p, r) for p, r in items])
+            width = reader.width
+            blocks["user"] = self.users(items) if who else torch.zeros(len(items), width)
         return blocks
+
+    def users(self, items: Sequence[Item]) -> Tensor:
+        """What the backbone makes of each user's own words, shape (M, hidden).
+
+        People differ in how generous they are, and how they write tells who they are: files of
+        ratings often name nobody.
+        """
+        assert self.reader is not None
+        said = [said_by_user(prompt) for prompt, _ in items]
+        places = {text: place for place, text in enumerate(dict.fromkeys(said))}
+        read = self.reader.pooled([self.reader.ids([], text) for text in places])
+        return read[[places[text] for text in said]]
 
     def measure(self, raw: Blocks) -> None:
         """Fit directions, scalers and landmarks to the blocks of the rated replies."""

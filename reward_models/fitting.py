@@ -18,7 +18,7 @@ from reward_models.crossval import HeldOut
 from reward_models.dual import Kernels, cavities, combine, held_out, kernels, log_expected
 from reward_models.encoder import Backbone, Reader
 from reward_models.evidence import Evidence, gather, require_enough
-from reward_models.features import Featuriser, said_before
+from reward_models.features import CONVERSATION, Featuriser, said_before
 from reward_models.head import Blocks, Strengths, assemble, fair_share, fit_map, folds, kept_apart
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
@@ -38,6 +38,7 @@ START: Strengths = {
     "hidden": 0.35,
     "context": 0.15,
     "heard": 0.3,
+    "user": 0.35,
     "answers": 0.3,
     "likeness": 0.35,
 }
@@ -50,9 +51,10 @@ LIKENESS = (0.0, 1.0, 2.0)
 """Log2 of what likeness gets beside the others, with the upper half of such a prior: it is what
 hundreds of ratings can tell about and tens cannot."""
 
-LENGTH = (-1.0, 0.0, 1.0, 2.0, 3.0)
-"""Log2 of what length gets beside the others, with a normal prior of deviation 1: whether people
-care how long a reply is shows soon and clearly."""
+ALONE = (-1.0, 0.0, 1.0, 2.0, 3.0)
+"""Log2 of what length gets beside the others, and then the conversation, with a normal prior of
+deviation 1: whether people care how long a reply is shows soon and clearly, and how far their
+conversation tells who is generous differs from one collection of ratings to the next."""
 OF_LENGTH = ("words", "bends")
 """The blocks that know nothing but the length."""
 
@@ -149,12 +151,12 @@ def weigh(
 ) -> Strengths:
     """Find how strongly the features speak: as strongly as predicts conversations left out best.
 
-    One factor for all blocks and one more for likeness, then one for length, the means of their
-    logarithms weighted by the expected probability of every judgement given those of the other
-    conversations (pseudo-BMA: Yao et al. 2018; Vehtari et al. 2016 for Laplace's approximation of
-    it). The evidence of all judgements at once takes votes about the same few replies for
-    independent, and trusted features most where they were worth least; a search over each block on
-    its own overfitted (docs/decisions.md).
+    One factor for all blocks and one more for likeness, then one for length and one for what the
+    conversation alone tells: the means of their logarithms weighted by the expected probability of
+    every judgement given those of the other conversations (pseudo-BMA: Yao et al. 2018; Vehtari et
+    al. 2016 for Laplace's approximation of it). The evidence of all judgements at once takes votes
+    about the same few replies for independent, and trusted features most where they were worth
+    least; a search over each block on its own overfitted (docs/decisions.md).
 
     Args:
         parts: Kernel of each block over the judgements, shape (N, N) each.
@@ -167,22 +169,41 @@ def weigh(
         return start
     # Cost grows with the cube of the number. From many conversations a few each say more than many
     # from a few.
-    few = fair_share(evidence.groups, settings.search_most, settings.seed)
-    sample = evidence.part(few)
+    rows = fair_share(evidence.groups, settings.search_most, settings.seed)
+    nats = _left_out(parts, evidence, rating, rows)
+    tried = torch.cartesian_prod(torch.tensor(FACTORS), torch.tensor(LIKENESS))
+    every = [louder(louder(start, b), own, ("likeness",)) for b, own in tried.tolist()]
+    both, own = _expected(tried, [nats(strengths) for strengths in every])
+    found = _alone(nats, louder(louder(start, both), own, ("likeness",)), OF_LENGTH)
+    if not any(parts[name].any() for name in CONVERSATION if name in parts):
+        return found  # votes alone: both replies have the same conversation
+    # How alike the ratings of one conversation are shows only beside as many of each as there are.
+    rows = fair_share(evidence.groups, settings.conversation_most, settings.seed)
+    return _alone(_left_out(parts, evidence, rating, rows), found, CONVERSATION)
+
+
+def _left_out(
+    parts: Kernels, evidence: Evidence, rating: RatingModel, rows: Tensor
+) -> Callable[[Strengths], float]:
+    """What some judgements, each given those of the other conversations, say of strengths; nats."""
+    sample = evidence.part(rows)
     apart = kept_apart(sample.groups)
-    kernel_of = {name: part[few][:, few] for name, part in parts.items()}
+    kernel_of = {name: part[rows][:, rows] for name, part in parts.items()}
 
     def nats(strengths: Strengths) -> float:
         mean, variance = cavities(combine(kernel_of, strengths), sample, rating, apart)
         return float(log_expected(sample, rating, mean, variance).sum())
 
-    tried = torch.cartesian_prod(torch.tensor(FACTORS), torch.tensor(LIKENESS))
-    every = [louder(louder(start, b), own, ("likeness",)) for b, own in tried.tolist()]
-    both, own = _expected(tried, [nats(strengths) for strengths in every])
-    found = louder(louder(start, both), own, ("likeness",))
-    tried = torch.tensor(LENGTH)[:, None]
-    (length,) = _expected(tried, [nats(louder(found, step, OF_LENGTH)) for step in LENGTH])
-    return louder(found, length, OF_LENGTH)
+    return nats
+
+
+def _alone(
+    nats: Callable[[Strengths], float], found: Strengths, names: Collection[str]
+) -> Strengths:
+    """Find what some blocks get beside the others."""
+    every = [nats(louder(found, step, names)) for step in ALONE]
+    (own,) = _expected(torch.tensor(ALONE)[:, None], every)
+    return louder(found, own, names)
 
 
 def louder(strengths: Strengths, step: float, names: Collection[str] | None = None) -> Strengths:

@@ -9,9 +9,10 @@ terms (leading directions of a lexicon of the rated replies), products of those 
 the conversation, hidden states of a frozen backbone, and how alike all of these are to rated
 replies (:mod:`reward_models.likeness`). Every signal has its likelihood
 (:mod:`reward_models.likelihood`). How far the features are trusted is found by leaving
-conversations out; cross-validation over conversations says how well it all works. The reward is
-the posterior mean less ``pessimism`` standard deviations, standardised and bounded, without the
-part that depends on the conversation alone.
+conversations out; cross-validation over conversations says how well it all works. What depends on
+the conversation alone (its words, and how the user writes, which tells who is generous) explains
+ratings. The reward is the posterior mean less ``pessimism`` standard deviations, standardised and
+bounded, without that part.
 """
 
 import json
@@ -46,7 +47,7 @@ _REPEATS = 0.2
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
-_FORMAT = 8
+_FORMAT = 9
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class LearnedReward:
             replies: B replies.
         """
         items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
-        blocks = self.featuriser.scaled(self.featuriser.raw(items))
+        blocks = self.featuriser.scaled(self.featuriser.raw(items, who=False))
         return assemble(self.featuriser.of_reply(blocks), self.strengths)
 
     def logits(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
@@ -313,6 +314,7 @@ def _adapt(prepared: Prepared, offset: Offset, progress: Progress) -> None:
     if trunk is not None:
         prepared.featuriser.reader = reader = reader.with_trunk(trunk)
         prepared.raw["hidden"] = reader.pooled(rows)
+        prepared.raw["user"] = prepared.featuriser.users(prepared.evidence.items)
         prepared.featuriser.measure(prepared.raw)
         prepared.blocks = prepared.featuriser.scaled(prepared.raw)
 

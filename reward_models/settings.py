@@ -22,6 +22,8 @@ class RewardModelSettings:
     measured on simulated raters."""
     search_most: int = 600
     """Most judgements used for that; more are sampled, from every conversation alike."""
+    conversation_most: int = 1500
+    """Likewise, for how far the conversation alone tells how its replies are rated."""
     pessimism: float = 0.25
     """Standard deviations taken off the mean score: what is uncertain is worth less."""
     bound: float = 3.0
@@ -55,6 +57,7 @@ class RewardModelSettings:
             "least_contrast": (1, 1_000_000),
             "folds": (2, 50),
             "search_most": (20, 1_000_000),
+            "conversation_most": (20, 1_000_000),
             "pessimism": (0, 10),
             "bound": (0.1, 100),
             "lexicon": (0, 20_000),

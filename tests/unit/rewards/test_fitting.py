@@ -10,25 +10,31 @@ import torch
 
 from reward_models.dual import cavities, combine, log_expected
 from reward_models.evidence import gather
-from reward_models.fitting import LENGTH, OF_LENGTH, START, how_they_rate, prepare, weigh
+from reward_models.features import CONVERSATION
+from reward_models.fitting import ALONE, OF_LENGTH, START, how_they_rate, prepare, weigh
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
 from tests.unit.rewards.taste import asking, brief, rate
 
 SETTINGS = RewardModelSettings()
+FRIENDLY = ("please", "thanks", "lovely", "kindly", "hello", "dear", "wonderful", "grateful")
+CURT = ("now", "quick", "just", "answer", "hurry", "again", "wrong", "need")
 
 
-def factors(judgements) -> tuple[float, float]:
-    """What the measured strengths of most blocks are multiplied by, and those of length beside."""
+def factors(judgements) -> tuple[float, float, float]:
+    """What the measured strengths of most blocks are multiplied by; of length, conversation."""
     prepared = prepare(judgements, settings=SETTINGS)
     rating, parts = how_they_rate(prepared.blocks, prepared.evidence, SETTINGS)
     found = weigh(parts, prepared.evidence, rating, SETTINGS)
     ratios = {name: value / START[name] for name, value in found.items() if name != "likeness"}
-    length = [ratios.pop(name) for name in OF_LENGTH]
-    assert length == pytest.approx([length[0]] * len(length))
-    usual = ratios.pop("form")
+    usual = ratios["form"]
+    beside = []
+    for names in (OF_LENGTH, [name for name in CONVERSATION if name in ratios]):
+        own = [ratios.pop(name) for name in names]
+        assert own == pytest.approx([own[0]] * len(own))
+        beside.append(own[0] / usual)
     assert list(ratios.values()) == pytest.approx([usual] * len(ratios))
-    return usual, length[0] / usual
+    return usual, beside[0], beside[1]
 
 
 def factor(judgements) -> float:
@@ -73,21 +79,45 @@ def test_length_speaks_up_where_people_care_how_long_a_reply_is_and_hardly_elsew
         assert cared > 2.5 > 1.5 > not_cared
 
 
-def test_the_factor_of_length_is_weighed_in_the_same_way():
+@pytest.mark.parametrize("names", [OF_LENGTH, CONVERSATION])
+def test_the_factors_of_length_and_conversation_are_weighed_in_the_same_way(names):
     prepared = prepare(rate(brief, 40), settings=SETTINGS)
     evidence = prepared.evidence
     rating, parts = how_they_rate(prepared.blocks, evidence, SETTINGS)
     got = weigh(parts, evidence, rating, SETTINGS)
     usual = got["form"] / START["form"]
+    names = [name for name in names if name in parts]
+    if "words" in names:  # the conversation's is looked for last
+        got |= {name: START[name] * usual for name in CONVERSATION if name in parts}
     mass = total = 0.0
-    for step in LENGTH:
-        scale = {name: usual * 2**step for name in OF_LENGTH}
-        strengths = got | {name: START[name] * scale[name] for name in OF_LENGTH}
+    for step in ALONE:
+        strengths = got | {name: START[name] * usual * 2**step for name in names}
         mean, variance = cavities(combine(parts, strengths), evidence, rating, evidence.groups)
         found = float(log_expected(evidence, rating, mean, variance).sum())
         weight = math.exp(found + 40.0 - step**2 / 2)
         mass, total = mass + weight, total + weight * step
-    assert got["words"] == pytest.approx(START["words"] * usual * 2 ** (total / mass))
+    found = weigh(parts, evidence, rating, SETTINGS)[names[0]]
+    assert found == pytest.approx(START[names[0]] * usual * 2 ** (total / mass))
+
+
+def test_conversations_speak_up_where_they_tell_who_is_generous_and_hardly_elsewhere():
+    def by(words: tuple[str, ...], judgement):
+        """Let people who write in one way like what others do not."""
+        system, asked = judgement.prompt
+        rng = random.Random(judgement.group)
+        said = " ".join(rng.sample(words, 5))
+        person = {"role": "user", "content": f"{asked['content']} {said}"}
+        value = float(words is FRIENDLY) if rng.random() < 0.9 else judgement.value
+        return replace(judgement, prompt=(system, person), value=value)
+
+    thumbs = rate(asking, 200, signals=("thumb",), noise=0.0)
+    people = [by((FRIENDLY, CURT)[k % 2], thumb) for k, thumb in enumerate(thumbs)]
+    alike = [
+        replace(person, value=thumb.value) for person, thumb in zip(people, thumbs, strict=True)
+    ]
+    assert factors(people)[2] > 1.5 > 1.2 > factors(alike)[2]
+    votes = rate(asking, 60, signals=("choice",))  # the same conversation on both sides of each
+    assert factors(votes)[2] == pytest.approx(1.0)
 
 
 def test_the_same_votes_said_over_and_over_in_one_conversation_do_not_make_features_louder():
