@@ -84,20 +84,20 @@ def test_the_factors_of_length_and_conversation_are_weighed_in_the_same_way(name
     prepared = prepare(rate(brief, 40), settings=SETTINGS)
     evidence = prepared.evidence
     rating, parts = how_they_rate(prepared.blocks, evidence, SETTINGS)
-    got = weigh(parts, evidence, rating, SETTINGS)
-    usual = got["form"] / START["form"]
+    found = weigh(parts, evidence, rating, SETTINGS)
+    usual = found["form"] / START["form"]
     names = [name for name in names if name in parts]
+    before = dict(found)
     if "words" in names:  # the conversation's is looked for last
-        got |= {name: START[name] * usual for name in CONVERSATION if name in parts}
+        before |= {name: START[name] * usual for name in CONVERSATION if name in parts}
     mass = total = 0.0
     for step in ALONE:
-        strengths = got | {name: START[name] * usual * 2**step for name in names}
+        strengths = before | {name: START[name] * usual * 2**step for name in names}
         mean, variance = cavities(combine(parts, strengths), evidence, rating, evidence.groups)
-        found = float(log_expected(evidence, rating, mean, variance).sum())
-        weight = math.exp(found + 40.0 - step**2 / 2)
+        nats = float(log_expected(evidence, rating, mean, variance).sum())
+        weight = math.exp(nats + 40.0 - step**2 / 2)
         mass, total = mass + weight, total + weight * step
-    found = weigh(parts, evidence, rating, SETTINGS)[names[0]]
-    assert found == pytest.approx(START[names[0]] * usual * 2 ** (total / mass))
+    assert found[names[0]] == pytest.approx(START[names[0]] * usual * 2 ** (total / mass))
 
 
 def test_conversations_speak_up_where_they_tell_who_is_generous_and_hardly_elsewhere():
