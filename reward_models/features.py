@@ -137,6 +137,10 @@ class Featuriser:
             free["likeness"] = blocks["likeness"] - there
         return free
 
+    def read_of_reply(self, items: Sequence[Item]) -> Blocks:
+        """Read, scale and leave out the conversation's part: what a reward is made of."""
+        return self.of_reply(self.scaled(self.raw(items, who=False)))
+
     def _turned(self, raw: Blocks) -> Blocks:
         """Put the lexica's marks on their leading directions."""
         turned = {name: raw[name].float() @ basis for name, basis in self.bases.items()}

@@ -165,8 +165,7 @@ class LearnedReward:
             replies: B replies.
         """
         items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
-        blocks = self.featuriser.scaled(self.featuriser.raw(items, who=False))
-        return assemble(self.featuriser.of_reply(blocks), self.strengths)
+        return assemble(self.featuriser.read_of_reply(items), self.strengths)
 
     def logits(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
         """Expected judgement in logits, the context's part included (for AUC over prompts)."""

@@ -77,8 +77,6 @@ def spreads(prepared: Prepared, strengths: Strengths) -> dict[str, float]:
     found = {}
     for name, texts in variants.items():
         items = list(zip(prompts, texts, strict=True))
-        blocks = prepared.featuriser.scaled(prepared.featuriser.raw(items, who=False))
-        # Without the conversation's own part, as the reward is.
-        rows = assemble(prepared.featuriser.of_reply(blocks), strengths)
+        rows = assemble(prepared.featuriser.read_of_reply(items), strengths)
         found[name] = float(spread(rows, factor).mean())
     return found
