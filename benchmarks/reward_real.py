@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -42,7 +43,7 @@ from reward_models.base import Judgement
 from reward_models.calibration import first_good
 from reward_models.encoder import Backbone
 from reward_models.fitting import Prepared, extended, prepare
-from reward_models.head import assemble
+from reward_models.head import Blocks, assemble
 from reward_models.learned import LearnedReward
 from reward_models.likelihood import star_level
 from reward_models.rating import RatingModel
@@ -156,6 +157,36 @@ def interval(
     return float(low), float(high)
 
 
+def in_order(
+    ratings: np.ndarray, scores: np.ndarray, groups: Sequence[str]
+) -> tuple[float, float, float]:
+    """Share of pairs of one conversation, rated differently, that the scores put in order.
+
+    With its bootstrap 95 % interval, over conversations.
+
+    >>> in_order(np.array([1, 0, 1, 5]), np.array([2.0, 1.0, 0.0, -9.0]), ["a", "a", "a", "b"])[0]
+    0.5
+
+    Args:
+        ratings: thumbs or stars, shape (N,).
+        scores: Shape (N,).
+        groups: N conversations.
+    """
+    names = np.array(groups)
+    right, pairs = [], []
+    for group in dict.fromkeys(groups):
+        rows = np.flatnonzero(names == group)
+        better = ratings[rows][:, None] > ratings[rows][None, :]
+        ahead = (np.sign(scores[rows][:, None] - scores[rows][None, :]) + 1) / 2
+        right.append(ahead[better].sum())
+        pairs.append(better.sum())
+    counted = np.array([right, pairs], dtype=float)
+    rng = np.random.default_rng(0)
+    drawn = counted[:, rng.integers(len(pairs), size=(1000, len(pairs)))].sum(2)
+    low, high = np.nanquantile(drawn[0] / np.where(drawn[1], drawn[1], np.nan), [0.025, 0.975])
+    return float(counted[0].sum() / counted[1].sum()), float(low), float(high)
+
+
 def words_floor(data: Data) -> np.ndarray:
     """Bag of words: scores of the test judgements (differences for pairs)."""
     if data.pairs:
@@ -205,8 +236,20 @@ def _ratings_floor(data: Data) -> np.ndarray:
     return scores
 
 
-def learned(known: Prepared, whole: Prepared, seed: int, keep: Sequence[str]) -> np.ndarray:
-    """Fit the reward model and return its scores of the test judgements.
+@dataclass(frozen=True)
+class Scores:
+    """What a fitted reward model says of the test judgements, shape (N,) each."""
+
+    foreseen: np.ndarray
+    """The ratings it foresees, what the conversation tells included."""
+    reward: np.ndarray
+    """What PPO is paid: its replies are worth this beside others to the same prompt."""
+    alike: np.ndarray
+    """The same, if all who are not named are taken for equally generous."""
+
+
+def learned(known: Prepared, whole: Prepared, seed: int, keep: Sequence[str]) -> Scores:
+    """Fit the reward model and score the test judgements.
 
     Args:
         known: What is learned from.
@@ -214,17 +257,28 @@ def learned(known: Prepared, whole: Prepared, seed: int, keep: Sequence[str]) ->
         seed: Of folds and search.
         keep: Blocks of features to use.
     """
-    blocks = {name: block for name, block in known.blocks.items() if name in keep}
+
+    def kept(blocks: Blocks) -> Blocks:
+        return {name: block for name, block in blocks.items() if name in keep}
+
     settings = replace(known.settings, seed=seed)
     reward, _ = LearnedReward.of(
-        replace(known, blocks=blocks, settings=settings),
+        replace(known, blocks=kept(known.blocks), free=kept(known.free), settings=settings),
         began=time.perf_counter(),
         progress=lambda share, text: None,
     )
-    design = assemble(whole.blocks, reward.strengths)
-    rows = RatingModel.neutral(whole.evidence).rows(whole.evidence, design)
-    scores: np.ndarray = (rows @ reward.tensors["weight"]).numpy()
-    return scores[len(known.evidence.groups) :]
+    test = whole.evidence.part(torch.arange(len(known.evidence.groups), len(whole.evidence.groups)))
+
+    def rows(blocks: Blocks) -> torch.Tensor:
+        design = assemble(blocks, reward.strengths)
+        return RatingModel.neutral(whole.evidence).rows(test, design)
+
+    free = rows(whole.free)
+    return Scores(
+        foreseen=(rows(whole.blocks) @ reward.tensors["foreseen"]).numpy(),
+        reward=(free @ reward.tensors["weight"]).numpy(),
+        alike=(free @ reward.tensors["foreseen"]).numpy(),
+    )
 
 
 def ablations(names: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -237,6 +291,33 @@ def ablations(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         for title, blocks in families.items()
     ]
     return alone + rest
+
+
+def _of_one_conversation(
+    data: Data, about: str, runs: Sequence[Scores], command: str
+) -> list[ResultRow]:
+    """How the reward orders replies of one conversation, and how if all were equally generous."""
+    ratings, groups = np.array([j.value for j in data.test]), [j.group for j in data.test]
+    rows = []
+    for what, scores in (
+        ("who rates being told apart by conversation", [run.reward for run in runs]),
+        ("who rates being taken for one person", [run.alike for run in runs]),
+    ):
+        value, low, high = sorted(in_order(ratings, one, groups) for one in scores)[SEEDS // 2]
+        figure = f"{about}: pairs of one conversation that the reward puts in order, {what}"
+        rows.append(
+            ResultRow(
+                figure=figure,
+                value=round(value, 4),
+                low=round(low, 4),
+                high=round(high, 4),
+                bar="",
+                met=None,
+                command=command,
+            )
+        )
+        print(f"{figure}: {value:.3f} ({low:.3f} to {high:.3f})", flush=True)
+    return rows
 
 
 def judge(
@@ -270,15 +351,17 @@ def judge(
     names = list(known.blocks)
     runs = sorted(
         (learned(known, whole, seed, names) for seed in range(SEEDS)),
-        key=lambda scores: agreement(truth, scores),
+        key=lambda scores: agreement(truth, scores.foreseen),
     )
     seconds = time.process_time() - began
-    spread = " ".join(f"{agreement(truth, scores):.3f}" for scores in runs)
+    spread = " ".join(f"{agreement(truth, scores.foreseen):.3f}" for scores in runs)
     kind = "counts and words" if backbone is None else "counts, words and a text encoder"
     what = f"the reward model ({kind}; {SEEDS} seeds: {spread})"
-    rows.append(row(what, runs[SEEDS // 2], bar))
+    rows.append(row(what, runs[SEEDS // 2].foreseen, bar))
+    if not data.pairs:
+        rows += _of_one_conversation(data, about, runs, command)
     if ablate:
-        rows += [row(t, learned(known, whole, 0, keep)) for t, keep in ablations(names)]
+        rows += [row(t, learned(known, whole, 0, keep).foreseen) for t, keep in ablations(names)]
     print(f"{about}: {seconds:.0f} s of processor time for {SEEDS} seeds", flush=True)
     return rows
 

@@ -188,7 +188,7 @@ class TrainSettings:
     min_entropy_ratio: float = 0.02
     """Stop and go back when the per-token entropy falls below this share of its first value."""
     max_repetition_rise: float = 0.3
-    """Stop and go back when the share of repeated 4-token sequences inside replies is this much
+    """Stop and go back when the mean share of repeated 4-token sequences in a reply is this much
     above its first value; 1 never stops."""
     max_perplexity_rise: float = 0.13
     """Keep no checkpoint, and end in none, in which perplexity on the training part of the bundled

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reward_models.dual import Kernels, combine, held_out
+from reward_models.dual import Chosen, Kernels, combine, held_out
 from reward_models.evidence import Evidence
 from reward_models.head import Strengths, folds
 from reward_models.rating import RatingModel, bounded
@@ -112,5 +112,5 @@ def calibrate(
     inner = folds(evidence.groups, _FOLDS, seed)
     if len(inner) < 2:
         return Curve()
-    held = held_out(lambda rows: (kernel, rating), evidence, inner)
-    return fit_curve(*events(evidence, rating, held.first))
+    held = held_out(lambda rows: Chosen(kernel, kernel, rating), evidence, inner)
+    return fit_curve(*events(evidence, rating, held.latent))

@@ -14,11 +14,14 @@ else."""
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Out-of-fold scores of every judgement, shape (N,), and their loss (nats per judgement)."""
+    """What was held out: the latents of N judgements, shape (N,), and their loss."""
 
-    first: Tensor
-    second: Tensor
+    latent: Tensor
+    """As foresees ratings best, what the conversation tells included."""
+    worth: Tensor
+    """Of the replies alone, which is what PPO is paid."""
     nll: float
+    """Of ``latent``, in nats per judgement."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Ranking:
     by_signal: dict[str, float]
 
 
-def _pairs(evidence: Evidence, held: HeldOut, signal: str) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(evidence: Evidence, latent: Tensor, signal: str) -> tuple[Tensor, Tensor, Tensor]:
     """List (worse judgement, better judgement, agreement 0, 0.5 or 1) of one signal.
 
     For thumbs, stars and end ratings these are all pairs with different ratings on one scale (so
@@ -41,20 +44,19 @@ def _pairs(evidence: Evidence, held: HeldOut, signal: str) -> tuple[Tensor, Tens
     if signal in PAIRED:
         if signal == "choice":
             rows = rows[evidence.value[rows] == 0.0]
-        gap = held.first[rows] - held.second[rows]
-        return rows, rows, (gap.sign() + 1) / 2
+        return rows, rows, (latent[rows].sign() + 1) / 2
     rating = evidence.value[rows] if signal == "thumb" else evidence.level[rows].double()
     scale = evidence.scale[rows]
     better = (rating[:, None] < rating[None, :]) & (scale[:, None] == scale[None, :])
     low, high = better.nonzero(as_tuple=True)
-    gap = held.first[rows[high]] - held.first[rows[low]]
+    gap = latent[rows[high]] - latent[rows[low]]
     return rows[low], rows[high], (gap.sign() + 1) / 2
 
 
 def ranking(
-    evidence: Evidence, held: HeldOut, *, draws: int = 400, seed: int = 0, level: float = 0.95
+    evidence: Evidence, latent: Tensor, *, draws: int = 400, seed: int = 0, level: float = 0.95
 ) -> Ranking:
-    """Agreement of held-out scores with the judgements, signals weighted by their number.
+    """Agreement of held-out latents with the judgements, signals weighted by their number.
 
     The interval is a bootstrap over groups (conversations). Corrections and retries count only when
     there is nothing else: an edit can be told from a model's reply by its style alone, and who asks
@@ -62,7 +64,7 @@ def ranking(
 
     Args:
         evidence: The judgements.
-        held: Their out-of-fold scores.
+        latent: Scores of their replies, or differences of two, shape (N,).
         draws: Bootstrap resamples.
         seed: Of the resampling.
         level: Of the interval.
@@ -75,7 +77,7 @@ def ranking(
     by_signal: dict[str, float] = {}
     parts: dict[str, tuple[Tensor, float]] = {}
     for signal in SIGNALS:
-        low, high, agree = _pairs(evidence, held, signal)
+        low, high, agree = _pairs(evidence, latent, signal)
         if len(agree) < 1:
             continue
         if len(agree) > 200_000:

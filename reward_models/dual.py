@@ -23,16 +23,21 @@ _NODES = 9
 """Points of the Gauss-Hermite rule for an expectation."""
 
 
-def kernels(blocks: Blocks, evidence: Evidence, rating: RatingModel) -> Kernels:
+def kernels(
+    blocks: Blocks, evidence: Evidence, rating: RatingModel, *, of: Blocks | None = None
+) -> Kernels:
     """Inner products of the latents, block by block.
 
     Args:
         blocks: Scaled features of the items, shape (M, D_block).
         evidence: The judgements.
         rating: Says how far each turn counts in an end rating.
+        of: Features of the same items seen in another way, whose products with ``blocks`` are
+            wanted; ``blocks`` themselves if not given.
     """
     rows = {name: rating.rows(evidence, block) for name, block in blocks.items()}
-    return {name: block @ block.T for name, block in rows.items()}
+    seen = rows if of is None else {n: rating.rows(evidence, b) for n, b in of.items()}
+    return {name: seen[name] @ block.T for name, block in rows.items()}
 
 
 def combine(parts: Kernels, strengths: Strengths) -> Tensor:
@@ -100,32 +105,44 @@ def newton(
     return coefficients
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What a training part is fitted with."""
+
+    kernel: Tensor
+    """Over all judgements, shape (N, N)."""
+    of_replies: Tensor
+    """Of the replies alone (first) with all (second), shape (N, N)."""
+    rating: RatingModel
+    """Nuisance parameters, held fixed."""
+
+
 def held_out(
-    choose: Callable[[Tensor], tuple[Tensor, RatingModel]],
-    evidence: Evidence,
-    parts: list[Tensor],
+    choose: Callable[[Tensor], Chosen], evidence: Evidence, parts: list[Tensor]
 ) -> HeldOut:
     """Cross-validate.
 
     Args:
-        choose: Takes the judgement numbers of a training part, returns the kernel over all
-            judgements, shape (N, N), and the nuisance parameters; so that both may be chosen on
-            that part alone.
+        choose: Takes the judgement numbers of a training part and looks at no others.
         evidence: The judgements.
         parts: Folds of judgement numbers.
     """
     total = len(evidence.groups)
-    latent, nll = torch.zeros(total).double(), torch.zeros(total).double()
+    latent, worth, nll = (torch.zeros(total, dtype=torch.float64) for _ in range(3))
     for rows in parts:
         inside = torch.ones(total, dtype=torch.bool)
         inside[rows] = False
         training = inside.nonzero()[:, 0]
-        kernel, rating = choose(training)
-        coefficients = newton(kernel[training][:, training], evidence.part(training), rating)
-        latent[rows] = kernel[rows][:, training] @ coefficients
-        rest = evidence.part(rows)
-        nll[rows] = rating.nll(rest, latent[rows])
-    return HeldOut(latent, torch.zeros(total).double(), float(nll.mean()))
+        how, known = choose(training), evidence.part(training)
+        kernel = how.kernel[training][:, training]
+        coefficients = newton(kernel, known, how.rating)
+        latent[rows] = how.kernel[rows][:, training] @ coefficients
+        unnamed = how.rating.unnamed(known)
+        if unnamed.shape[1]:
+            coefficients = newton(kernel + unnamed @ unnamed.T, known, how.rating)
+        worth[rows] = how.of_replies[rows][:, training] @ coefficients
+        nll[rows] = how.rating.nll(evidence.part(rows), latent[rows])
+    return HeldOut(latent, worth, float(nll.mean()))
 
 
 def log_evidence(kernel: Tensor, evidence: Evidence, rating: RatingModel) -> float:

@@ -93,6 +93,18 @@ class Evidence:
         """Mark the judgements on one scale, shape (N,), bool."""
         return self.mask(self.graded[number]) & (self.scale == number)
 
+    def unnamed(self) -> Tensor:
+        """Number the conversations graded by people not told apart: of each judgement, shape (N,).
+
+        -1 for judgements of named people and of two replies, which no generosity shifts.
+        """
+        grades = (self.first == self.second) & self.crowds[self.rater]
+        names: dict[str, int] = {}
+        found = torch.full_like(self.kind, -1)
+        for row in grades.nonzero()[:, 0].tolist():
+            found[row] = names.setdefault(self.groups[row], len(names))
+        return found
+
     def mask(self, signal: str) -> Tensor:
         """Mark the judgements of one signal, shape (N,), bool."""
         return self.kind == SIGNALS.index(signal)

@@ -15,14 +15,23 @@ from torch import Tensor
 from reward_models.adapter import Offset
 from reward_models.base import Judgement
 from reward_models.crossval import HeldOut
-from reward_models.dual import Kernels, cavities, combine, held_out, kernels, log_expected
+from reward_models.dual import Chosen, Kernels, cavities, combine, held_out, kernels, log_expected
 from reward_models.encoder import Backbone, Reader
 from reward_models.evidence import Evidence, gather, require_enough
 from reward_models.features import CONVERSATION, Featuriser, said_before
-from reward_models.head import Blocks, Strengths, assemble, fair_share, fit_map, folds, kept_apart
+from reward_models.head import (
+    Blocks,
+    Fit,
+    Strengths,
+    assemble,
+    fair_share,
+    fit_map,
+    folds,
+    kept_apart,
+)
 from reward_models.rating import RatingModel
 from reward_models.settings import RewardModelSettings
-from reward_models.strength import estimate_strengths
+from reward_models.strength import estimate_generosity, estimate_strengths
 from reward_models.textual import Lexicon
 from reward_models.trust import estimate_trust
 
@@ -69,7 +78,21 @@ class Prepared:
     """Unscaled features, shape (M, D_block) each."""
     blocks: Blocks
     """Scaled features, shape (M, D_block) each."""
+    free: Blocks
+    """Of these, what is not the same for every reply to a prompt: ``Featuriser.of_reply``."""
     settings: RewardModelSettings
+
+    @classmethod
+    def of(
+        cls,
+        evidence: Evidence,
+        featuriser: Featuriser,
+        raw: Blocks,
+        settings: RewardModelSettings,
+    ) -> "Prepared":
+        """Scale raw features of a featuriser that has measured."""
+        blocks = featuriser.scaled(raw)
+        return cls(evidence, featuriser, raw, blocks, featuriser.of_reply(blocks), settings)
 
 
 def reader_of(
@@ -119,7 +142,7 @@ def prepare(
         progress(0.05, f"reading {len(evidence.items)} replies")
     raw = featuriser.raw(evidence.items)
     featuriser.measure(raw)
-    return Prepared(evidence, featuriser, raw, featuriser.scaled(raw), settings)
+    return Prepared.of(evidence, featuriser, raw, settings)
 
 
 def extended(
@@ -137,8 +160,7 @@ def extended(
     if fresh := evidence.items[len(prepared.evidence.items) :]:
         read = prepared.featuriser.raw(fresh)
         raw = {name: torch.cat([block, read[name]]) for name, block in raw.items()}
-    blocks = prepared.featuriser.scaled(raw)
-    return Prepared(evidence, prepared.featuriser, raw, blocks, prepared.settings)
+    return Prepared.of(evidence, prepared.featuriser, raw, prepared.settings)
 
 
 def starting_strengths(blocks: Blocks) -> Strengths:
@@ -260,21 +282,61 @@ def trusting(
     return fit_map(assemble(blocks, strengths), evidence, known=rating).rating
 
 
+def generous(
+    parts: Kernels,
+    strengths: Strengths,
+    evidence: Evidence,
+    rating: RatingModel,
+    settings: RewardModelSettings,
+) -> RatingModel:
+    """Find how far people who are not named differ in generosity; it says what a reply is worth."""
+    kernel = combine(parts, strengths)
+    most, seed = settings.search_most, settings.seed
+    return estimate_generosity(kernel, evidence, rating, most=most, seed=seed)
+
+
+def fit_both(
+    blocks: Blocks, strengths: Strengths, evidence: Evidence, rating: RatingModel
+) -> tuple[Fit, Fit]:
+    """Fit what a rating will be and what a reply is worth; one fit where all raters are named.
+
+    Of a conversation that somebody unnamed has rated, the replies are compared with one another:
+    its generosity is taken out of their worth. What ratings a new conversation will get is foreseen
+    better with it left in, since some of it shows in the texts.
+
+    Args:
+        blocks: Scaled features of the items, shape (M, D_block) each.
+        strengths: Of the blocks.
+        evidence: The judgements.
+        rating: From :func:`generous`.
+    """
+    design = assemble(blocks, strengths)
+    worth = fit_map(design, evidence, known=rating)
+    if not len(worth.generosity):
+        return worth, worth
+    alike = replace(rating, generosity=torch.zeros_like(rating.generosity))
+    return fit_map(design, evidence, known=alike), worth
+
+
 def cross_validate(prepared: Prepared, say: Progress) -> tuple[Strengths, Offset, HeldOut]:
     """Weigh the blocks, and cross-validate the whole procedure, the weighing included."""
     blocks, evidence, settings = prepared.blocks, prepared.evidence, prepared.settings
     rating, parts = how_they_rate(blocks, evidence, settings)
     strengths = weigh(parts, evidence, rating, settings)
+    worth = generous(parts, strengths, evidence, rating, settings)
+    of_replies = kernels(blocks, evidence, rating, of=prepared.free)
     say(0.5, "checking on held-out conversations")
 
-    def choose(rows: Tensor) -> tuple[Tensor, RatingModel]:
+    def choose(rows: Tensor) -> Chosen:
         known, usual = evidence.part(rows), rating
         inner = {name: part[rows][:, rows] for name, part in parts.items()}
         if len(rating.trust):
             # Whom to trust is learned from ratings; held-out ones must have no say in it.
             usual = trusting(inner, blocks, known, rating, settings)
-        return combine(parts, weigh(inner, known, usual, settings)), usual
+        found = weigh(inner, known, usual, settings)
+        usual = replace(usual, generosity=worth.generosity)
+        return Chosen(combine(parts, found), combine(of_replies, found), usual)
 
     rows = folds(evidence.groups, settings.folds, settings.seed)
     held = held_out(choose, evidence, rows)
-    return strengths, Offset(held.first - held.second, rating), held
+    return strengths, Offset(held.latent, worth), held

@@ -68,36 +68,33 @@ class Fit:
     weight: Tensor
     """Shape (D,)."""
     rating: RatingModel
+    generosity: Tensor
+    """Of each unnamed person, in standard deviations, shape (C,): ``RatingModel.unnamed``."""
     loss: float
 
 
 def fit_map(
-    design: Tensor,
-    evidence: Evidence,
-    *,
-    weights: Tensor | None = None,
-    start: Fit | None = None,
-    known: RatingModel | None = None,
-    max_iter: int = 60,
+    design: Tensor, evidence: Evidence, *, known: RatingModel | None = None, max_iter: int = 60
 ) -> Fit:
     """Find the mode: minimise sum of losses + |w|^2 / 2 + the nuisance priors.
 
     Args:
         design: Scaled features of the items, shape (M, D), float64.
         evidence: The judgements.
-        weights: Weight of each judgement, shape (N,); None is one each.
-        start: Where to begin.
-        known: Whose trust and strengths are used, which stay as they are; None: those of ``start``.
+        known: Whose trust and strengths are used, which stay as they are; None: neutral ones.
         max_iter: L-BFGS iterations.
     """
-    weight = torch.zeros(design.shape[1], dtype=torch.float64) if start is None else start.weight
-    weight = weight.clone().requires_grad_()
-    rating = RatingModel.neutral(evidence) if start is None else start.rating
-    free = (t.detach().clone().requires_grad_() for t in rating.tensors())
+    rating = RatingModel.neutral(evidence)
+    free = [t.requires_grad_() for t in rating.tensors()]
     multipliers = (known or rating).multipliers()
     rating = RatingModel(*[*free, *multipliers])
+    unnamed = rating.unnamed(evidence)
+    weight, generosity = (
+        torch.zeros(size, dtype=torch.float64, requires_grad=True)
+        for size in (design.shape[1], unnamed.shape[1])
+    )
     optimizer = torch.optim.LBFGS(
-        [weight, *rating.tensors()],
+        [weight, *free, generosity],
         max_iter=max_iter,
         history_size=10,
         tolerance_grad=1e-5,
@@ -107,29 +104,35 @@ def fit_map(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        scores = design @ weight
-        nll = rating.nll(evidence, rating.latents(evidence, scores))
-        fit = (nll if weights is None else nll * weights).sum()
-        total: Tensor = fit + 0.5 * weight.square().sum() + rating.penalty()
+        latents = rating.latents(evidence, design @ weight) + unnamed @ generosity
+        prior = 0.5 * weight.square().sum() + 0.5 * generosity.square().sum() + rating.penalty()
+        total: Tensor = rating.nll(evidence, latents).sum() + prior
         torch.autograd.backward(total)
         return total
 
     final = optimizer.step(loss)
-    done = RatingModel(*[*(t.detach() for t in rating.tensors()), *multipliers])
-    return Fit(weight.detach(), done, float(final.detach()))
+    done = RatingModel(*[*(t.detach() for t in free), *multipliers])
+    return Fit(weight.detach(), done, generosity.detach(), float(final.detach()))
 
 
 def posterior_factor(design: Tensor, evidence: Evidence, fit: Fit) -> Tensor:
     """Return F with Var[w . phi] = |F phi|^2: the inverse Cholesky factor of the Hessian, (D, D).
+
+    The generosity of unnamed people is integrated out: the Schur complement of its part of the
+    Hessian. The other nuisance parameters are taken for known.
 
     Args:
         design: Scaled features of the items, shape (M, D).
         evidence: The judgements.
         fit: The mode.
     """
-    rows = fit.rating.rows(evidence, design)
-    _, curve = fit.rating.derivatives(evidence, rows @ fit.weight)
-    hessian = torch.eye(design.shape[1], dtype=torch.float64) + rows.T @ (curve[:, None] * rows)
+    rows, unnamed = fit.rating.rows(evidence, design), fit.rating.unnamed(evidence)
+    latents = rows @ fit.weight + unnamed @ fit.generosity
+    _, curve = fit.rating.derivatives(evidence, latents)
+    curved = curve[:, None] * rows
+    hessian = torch.eye(design.shape[1], dtype=torch.float64) + rows.T @ curved
+    both, own = unnamed.T @ curved, 1 + unnamed.square().T @ curve
+    hessian -= both.T @ (both / own[:, None])
     lower = torch.linalg.cholesky(hessian)
     eye = torch.eye(len(hessian), dtype=torch.float64)
     factor: Tensor = torch.linalg.solve_triangular(lower, eye, upper=False)

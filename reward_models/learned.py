@@ -33,10 +33,9 @@ from reward_models.base import Judgement, Message
 from reward_models.crossval import HeldOut, ranking
 from reward_models.encoder import Backbone
 from reward_models.errors import RewardError
-from reward_models.evidence import Evidence
 from reward_models.features import Featuriser
-from reward_models.fitting import Prepared, Progress, cross_validate, prepare, reader_of
-from reward_models.head import Blocks, Fit, Strengths, assemble, fit_map, posterior_factor, spread
+from reward_models.fitting import Prepared, Progress, cross_validate, fit_both, prepare, reader_of
+from reward_models.head import Fit, Strengths, assemble, posterior_factor, spread
 from reward_models.oddities import against_others, oddities
 from reward_models.rules import reply_text, words
 from reward_models.settings import RewardModelSettings, RewardReport
@@ -47,7 +46,7 @@ _REPEATS = 0.2
 _REPEATS_AT = REPLY_FEATURES.index("repeats")
 _WEIGHTS, CARD_FILE = "reward.safetensors", "reward.json"
 _ADAPTER = "adapter/"
-_FORMAT = 9
+_FORMAT = 10
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ class LearnedReward:
         Args:
             featuriser: Makes the features.
             strengths: Of each block, in the order of the weight vector.
-            tensors: ``weight`` (D,), ``factor`` (D, D), ``centre`` and ``scale`` (scalars).
+            tensors: ``weight`` (D,), ``foreseen`` (D,), ``factor`` (D, D), ``centre`` and ``scale``
+                (scalars).
             settings: As fitted.
             report: As fitted.
         """
@@ -132,13 +132,11 @@ class LearnedReward:
         strengths, offset, held = cross_validate(prepared, progress)
         progress(0.5, "fitting and checking")
         if settings.lora_r:
-            _adapt(prepared, offset, progress)
-        blocks, featuriser = prepared.blocks, prepared.featuriser
-        fit = fit_map(assemble(blocks, strengths), evidence, known=offset.rating)
-        tensors = _freeze(featuriser, blocks, strengths, evidence, fit)
-        report = _report(
-            blocks, evidence, fit, held, strengths, tensors, settings, featuriser, began
-        )
+            prepared = _adapted(prepared, offset, progress)
+        featuriser = prepared.featuriser
+        foreseen, fit = fit_both(prepared.blocks, strengths, evidence, offset.rating)
+        tensors = _freeze(prepared, strengths, foreseen, fit)
+        report = _report(prepared, fit, held, strengths, tensors, began)
         progress(1.0, f"agrees with {report.agreement:.0%} of held-out judgements")
         return cls(featuriser, strengths, tensors, settings, report), report
 
@@ -168,12 +166,12 @@ class LearnedReward:
         return assemble(self.featuriser.read_of_reply(items), self.strengths)
 
     def logits(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> list[float]:
-        """Expected judgement in logits, the context's part included (for AUC over prompts)."""
+        """Return the ratings foreseen, in logits: what the conversation tells included."""
         items = [(tuple(p), r) for p, r in zip(prompts, replies, strict=True)]
         if not items:
             return []
         blocks = self.featuriser.scaled(self.featuriser.raw(items))
-        found: list[float] = (assemble(blocks, self.strengths) @ self.tensors["weight"]).tolist()
+        found: list[float] = (assemble(blocks, self.strengths) @ self.tensors["foreseen"]).tolist()
         return found
 
     def __call__(
@@ -293,11 +291,11 @@ class LearnedReward:
         return cls(featuriser, dict(card["strengths"]), tensors, settings, report)
 
 
-def _adapt(prepared: Prepared, offset: Offset, progress: Progress) -> None:
+def _adapted(prepared: Prepared, offset: Offset, progress: Progress) -> Prepared:
     """Tune the backbone's adapter and, where it helps, read the replies again with it."""
     reader, settings = prepared.featuriser.reader, prepared.settings
     if reader is None:
-        return
+        return prepared
     rows = [reader.ids(p, r) for p, r in prepared.evidence.items]
     trunk = tune(
         reader,
@@ -310,24 +308,24 @@ def _adapt(prepared: Prepared, offset: Offset, progress: Progress) -> None:
         seed=settings.seed,
         progress=lambda share, text: progress(0.5 + share / 2, text),
     )
-    if trunk is not None:
-        prepared.featuriser.reader = reader = reader.with_trunk(trunk)
-        prepared.raw["hidden"] = reader.pooled(rows)
-        prepared.raw["user"] = prepared.featuriser.users(prepared.evidence.items)
-        prepared.featuriser.measure(prepared.raw)
-        prepared.blocks = prepared.featuriser.scaled(prepared.raw)
+    if trunk is None:
+        return prepared
+    featuriser, raw = prepared.featuriser, prepared.raw
+    featuriser.reader = reader = reader.with_trunk(trunk)
+    raw["hidden"] = reader.pooled(rows)
+    raw["user"] = featuriser.users(prepared.evidence.items)
+    featuriser.measure(raw)
+    return Prepared.of(prepared.evidence, featuriser, raw, settings)
 
 
-def _freeze(
-    featuriser: Featuriser, blocks: Blocks, strengths: Strengths, evidence: Evidence, fit: Fit
-) -> dict[str, Tensor]:
+def _freeze(prepared: Prepared, strengths: Strengths, foreseen: Fit, fit: Fit) -> dict[str, Tensor]:
     """Collect what scoring needs; centre and scale are those of the careful score's mean part."""
-    design = assemble(blocks, strengths)
-    factor = posterior_factor(design, evidence, fit)
-    free = assemble(featuriser.of_reply(blocks), strengths)
+    factor = posterior_factor(assemble(prepared.blocks, strengths), prepared.evidence, fit)
+    free = assemble(prepared.free, strengths)
     mean = free @ fit.weight
     return {
         "weight": fit.weight,
+        "foreseen": foreseen.weight.clone(),
         "factor": factor,
         "centre": mean.mean(),
         "scale": mean.std().clamp(min=1e-3),
@@ -349,20 +347,19 @@ def _slope(of: Tensor, by: Tensor) -> float:
 
 
 def _report(
-    blocks: Blocks,
-    evidence: Evidence,
+    prepared: Prepared,
     fit: Fit,
     held: HeldOut,
     strengths: Strengths,
     tensors: dict[str, Tensor],
-    settings: RewardModelSettings,
-    featuriser: Featuriser,
     began: float,
 ) -> RewardReport:
-    agreed = ranking(evidence, held, seed=settings.seed)
-    strict = ranking(evidence, held, seed=settings.seed, draws=1000, level=0.99)
+    evidence, settings = prepared.evidence, prepared.settings
+    reader = prepared.featuriser.reader
+    agreed = ranking(evidence, held.worth, seed=settings.seed)
+    strict = ranking(evidence, held.worth, seed=settings.seed, draws=1000, level=0.99)
     bias, trust = fit.rating.rater_bias.tolist(), fit.rating.trust.tolist()
-    scores = assemble(blocks, strengths) @ fit.weight
+    scores = assemble(prepared.free, strengths) @ fit.weight
     lengths = torch.tensor([math.log1p(len(words(reply))) for _, reply in evidence.items])
     return RewardReport(
         counts=evidence.counts(),
@@ -387,9 +384,10 @@ def _report(
             if bool(evidence.mask(name).any())
         },
         turn_recency=float(fit.rating.recency),
+        generosity=float(fit.rating.generosity),
         mean_words=float(torch.expm1(lengths).mean()),
         spread=float(tensors["mean_spread"] / tensors["scale"]),
-        backbone=featuriser.reader.backbone.name if featuriser.reader else "none",
+        backbone=reader.backbone.name if reader else "none",
         seconds=time.perf_counter() - began,
         notes=(*oddities(evidence), *against_others(evidence, fit.rating)),
     )

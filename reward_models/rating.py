@@ -52,6 +52,11 @@ class RatingModel:
     """Log of an end rating's strength beside that of stars on one reply, scalar."""
     recency: Tensor
     """How much more late turns count in an end rating, scalar; see ``turn_shares``."""
+    generosity: Tensor
+    """Deviation of how generous each person is who is not named, in logits, scalar; 0: all alike.
+
+    Found by strength.py; a fit keeps it as it is. What a rating will be is foreseen with 0, what a
+    reply is worth with the value found (fitting.py)."""
     trust: Tensor
     """How far each rater follows the score, shape (raters,); shape (0,): all alike, as with ones.
 
@@ -77,6 +82,7 @@ class RatingModel:
             log_retry=torch.tensor(_LOG_RETRY, dtype=torch.float64),
             log_end=torch.zeros((), dtype=torch.float64),
             recency=torch.zeros((), dtype=torch.float64),
+            generosity=torch.zeros((), dtype=torch.float64),
             trust=torch.ones(0, dtype=torch.float64),
         )
 
@@ -92,11 +98,12 @@ class RatingModel:
         ]
 
     def multipliers(self) -> list[Tensor]:
-        """List the parameters that multiply scores, in order; a fit leaves them as they are.
+        """List the parameters that multiply others, in order; a fit leaves them as they are.
 
-        Moved together with the weights they would grow without bound; see strength.py, trust.py.
+        Moved together with what they multiply they would grow without bound; see strength.py,
+        trust.py.
         """
-        return [self.log_retry, self.log_end, self.recency, self.trust]
+        return [self.log_retry, self.log_end, self.recency, self.generosity, self.trust]
 
     def penalty(self) -> Tensor:
         """Return the negative log prior: rater biases N(0, 0.7), the others weaker."""
@@ -159,6 +166,25 @@ class RatingModel:
         strength = torch.where(evidence.mask("retry"), self.log_retry.exp(), one)
         strength = torch.where(evidence.mask("end_rating"), self.log_end.exp(), strength)
         return strength * self.trust[evidence.rater] if len(self.trust) else strength
+
+    def unnamed(self, evidence: Evidence) -> Tensor:
+        """Return how far each latent follows the generosity of each unnamed person, shape (N, C).
+
+        Whoever is not named is told apart by conversation, of which C are graded by such people; C
+        is 0 where all are taken for alike. In standard deviations: 1 shifts the argument by
+        ``generosity``. A random intercept of the conversation, as in a multilevel logistic
+        regression (Gelman and Hill 2007, chapter 14).
+
+        Args:
+            evidence: N judgements.
+        """
+        number = evidence.unnamed()
+        rows = (number >= 0).nonzero()[:, 0]
+        people = int(number.max()) + 1 if len(rows) and float(self.generosity) else 0
+        found = torch.zeros(len(number), people, dtype=torch.float64)
+        if people:
+            found[rows, number[rows]] = (self.generosity / self.factor(evidence))[rows]
+        return found
 
     def argument(self, evidence: Evidence, latent: Tensor) -> Tensor:
         """Return x = factor * latent + shift of each judgement, shape (N,)."""

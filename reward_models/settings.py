@@ -84,7 +84,8 @@ class RewardReport:
     groups: int
     """Conversations."""
     agreement: float
-    """Cross-validated agreement with people (AUC of thumbs and stars, accuracy of votes)."""
+    """Cross-validated agreement of the reward with people (AUC of thumbs and stars, accuracy of
+    votes); what the conversation alone tells has no part in it."""
     agreement_low: float
     agreement_high: float
     """Ends of the bootstrap 95 % interval over conversations."""
@@ -111,6 +112,8 @@ class RewardReport:
     turn_recency: float = 0.0
     """How many more logits the last turn of a conversation has than the first in its share of an
     end rating; 0 is equal shares."""
+    generosity: float = 0.0
+    """Deviation of how generous people are who are not named, in logits; 0 where all are named."""
     mean_words: float
     """Mean length of the rated replies, in words."""
     spread: float

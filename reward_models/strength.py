@@ -1,5 +1,6 @@
-"""How strongly retries and end ratings follow the score, and how much more late turns count.
+"""How strongly some signals follow the score, and how far people not named differ in generosity.
 
+Retries and end ratings follow it more or less strongly; in end ratings late turns count more.
 Each is found by the evidence of the judgements (all weights integrated out by Laplace's method),
 as the posterior mean over a few values with a prior. The most likely value together with the most
 likely weights would not do: a strength multiplies the score, so a large one lets small weights
@@ -25,6 +26,8 @@ END = {0.25: 0.1, 0.5: 0.2, 1.0: 0.3, 2.0: 0.25, 4.0: 0.15}
 """Strength of an end rating beside that of stars -> prior probability."""
 RECENCY = {-1.0: 0.1, 0.0: 0.4, 1.0: 0.25, 2.0: 0.15, 4.0: 0.1}
 """Recency p of ``turn_shares`` -> prior probability."""
+GENEROSITY = {0.35: 0.15, 0.7: 0.35, 1.4: 0.3, 2.8: 0.2}
+"""Deviation of how generous unnamed people are, in logits -> prior probability."""
 
 
 def estimate_strengths(
@@ -49,8 +52,7 @@ def estimate_strengths(
     asked, ended = (bool(evidence.mask(name).any()) for name in ("retry", "end_rating"))
     if not (asked or ended):
         return rating
-    share = max(1, round(len(evidence.groups) / most))
-    sample = evidence.part(folds(evidence.groups, share, seed)[0])
+    sample = evidence.part(_some(evidence, most, seed))
 
     def kernel(trial: RatingModel) -> Tensor:
         return combine(kernels(blocks, sample, trial), strengths)
@@ -69,6 +71,36 @@ def estimate_strengths(
         found = [log_evidence(fixed, sample, trial) for trial in trials]
         rating = replace(rating, log_retry=_number(math.log(posterior_mean(RETRY, found))))
     return rating
+
+
+def estimate_generosity(
+    kernel: Tensor, evidence: Evidence, rating: RatingModel, *, most: int, seed: int
+) -> RatingModel:
+    """Return how raters rate with how far unnamed people differ in generosity, if there are any.
+
+    Args:
+        kernel: Of the judgements' latents, shape (N, N).
+        evidence: The N judgements.
+        rating: The other nuisance parameters, held fixed.
+        most: As in :func:`estimate_strengths`.
+        seed: Likewise.
+    """
+    if not bool((evidence.unnamed() >= 0).any()):
+        return rating
+    rows = _some(evidence, most, seed)
+    kernel, sample = kernel[rows][:, rows], evidence.part(rows)
+    found = []
+    for value in GENEROSITY:
+        trial = replace(rating, generosity=_number(value))
+        unnamed = trial.unnamed(sample)
+        found.append(log_evidence(kernel + unnamed @ unnamed.T, sample, trial))
+    return replace(rating, generosity=_number(posterior_mean(GENEROSITY, found)))
+
+
+def _some(evidence: Evidence, most: int, seed: int) -> Tensor:
+    """Sample about so many judgements, whole conversations of them; their numbers."""
+    share = max(1, round(len(evidence.groups) / most))
+    return folds(evidence.groups, share, seed)[0]
 
 
 def posterior_mean(prior: dict[float, float], evidences: list[float]) -> float:

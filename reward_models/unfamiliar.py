@@ -8,7 +8,7 @@ of their replies is compared with that of the same replies made strange. No lang
 import random
 from collections.abc import Callable, Sequence
 
-from reward_models.fitting import Prepared, how_they_rate
+from reward_models.fitting import Prepared, generous, how_they_rate
 from reward_models.head import Strengths, assemble, fit_map, folds, posterior_factor, spread
 
 NEW_REPLIES = "replies of new conversations"
@@ -67,7 +67,8 @@ def spreads(prepared: Prepared, strengths: Strengths) -> dict[str, float]:
     if not new or not len(known.groups):
         return {}
     design = assemble(prepared.blocks, strengths)
-    rating, _ = how_they_rate(prepared.blocks, known, settings)
+    rating, parts = how_they_rate(prepared.blocks, known, settings)
+    rating = generous(parts, strengths, known, rating, settings)
     fit = fit_map(design, known, known=rating)
     factor = posterior_factor(design, known, fit)
     rng = random.Random(settings.seed)

@@ -107,6 +107,8 @@ class ReportCard:
     """How strongly retries (beside votes) and end ratings (beside stars) follow the score."""
     turn_recency: float
     """How many more logits a conversation's last turn has than its first in an end rating."""
+    generosity: float
+    """Deviation of how generous people who are not named are, in logits; 0 where all are named."""
     mean_words: float
     notes: tuple[str, ...]
     seconds: float

@@ -108,6 +108,7 @@ def make_card(
         position_lead=report.position_lead,
         signal_strength=report.signal_strength,
         turn_recency=report.turn_recency,
+        generosity=report.generosity,
         mean_words=report.mean_words,
         notes=(
             *report.notes,

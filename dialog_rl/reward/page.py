@@ -92,7 +92,7 @@ def _group(name: str) -> str:
 
 
 def _biases(card: ReportCard) -> str:
-    """What was learned of votes, retries and end ratings, of those that there are."""
+    """What was learned of votes, retries, end ratings and unnamed raters, if there are such."""
     said = []
     if card.counts.get("choice"):
         said.append(f"Standing first is worth {card.position_lead:+.2f} logits in a vote.")
@@ -103,6 +103,11 @@ def _biases(card: ReportCard) -> str:
             f"A conversation's rating follows the mean of its turns' scores at "
             f"{card.signal_strength['end_rating']:.2f} of a star rating's strength, and its last "
             f"turn counts {math.exp(card.turn_recency):.1f} times as much as its first."
+        )
+    if card.generosity:
+        said.append(
+            f"People who are not named differ in generosity by {card.generosity:.2f} logits from "
+            "one conversation to the next, which is taken out of what their replies are worth."
         )
     return "".join(f"{sentence} " for sentence in said)
 

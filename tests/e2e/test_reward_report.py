@@ -97,6 +97,7 @@ def test_the_page_stands_alone_and_shows_texts_as_texts(made: tuple[Path, dict[s
     assert "prefers-color-scheme:dark" in text and "default-src 'none'" in text
     assert "://" not in text and not re.search(r"\bnan\b|\binf\b", text)
     assert re.search(r"person 3, trust [01]\.\d\d<", text)
+    assert made[1]["generosity"] == 0 and "not named" not in text
     for heading in ("By signal", "By rater", "By length", "Would more ratings help?"):
         assert heading in text
 
@@ -210,3 +211,6 @@ def test_real_thumbs_of_several_hundred_people_are_examined(tmp_path: Path) -> N
     card = json.loads((tmp_path / "report.json").read_text())
     assert card["overall"]["low"] > 0.5
     assert len(card["surprising"]) > 0
+    # They are not named, and some give nothing but thumbs up.
+    assert card["generosity"] > 1
+    assert "People who are not named differ" in (tmp_path / "report.html").read_text()

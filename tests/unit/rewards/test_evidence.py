@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from reward_models.base import Judgement
-from reward_models.crossval import HeldOut, ranking
-from reward_models.dual import combine, held_out, kernels, newton
+from reward_models.crossval import ranking
+from reward_models.dual import Chosen, combine, held_out, kernels, newton
 from reward_models.evidence import gather
 from reward_models.head import Scaler, assemble, fit_map, folds, posterior_factor
 from reward_models.rating import RatingModel
@@ -104,17 +104,44 @@ def _blocks(evidence):
     return {"a": Scaler.of(raw[:, :3])(raw[:, :3]), "b": Scaler.of(raw[:, 3:])(raw[:, 3:])}
 
 
-def test_the_dual_fit_has_the_mode_of_the_primal_fit():
-    evidence = gather(rate(brief, 40))
+@pytest.mark.parametrize("crowd", [False, True])
+def test_the_dual_fit_has_the_mode_of_the_primal_fit(crowd):
+    evidence = gather([replace(j, crowd=crowd) for j in rate(brief, 40, signals=EVERY)])
     blocks, strengths = _blocks(evidence), {"a": 1.5, "b": 0.5}
     design = assemble(blocks, strengths)
-    primal = fit_map(design, evidence, max_iter=300)
-    kernel = combine(kernels(blocks, evidence, primal.rating), strengths)
+    usual = replace(RatingModel.neutral(evidence), generosity=torch.tensor(0.8).double())
+    primal = fit_map(design, evidence, known=usual, max_iter=300)
+    unnamed = primal.rating.unnamed(evidence)
+    assert unnamed.shape[1] == (10 if crowd else 0)
+    kernel = combine(kernels(blocks, evidence, primal.rating), strengths) + unnamed @ unnamed.T
     latent = kernel @ newton(kernel, evidence, primal.rating, steps=30)
-    scores = design @ primal.weight
-    pair = (evidence.first != evidence.second).double()
-    expected = scores[evidence.first] - pair * scores[evidence.second]
-    assert torch.allclose(latent, expected, atol=2e-3)
+    scores = primal.rating.latents(evidence, design @ primal.weight)
+    assert torch.allclose(latent, scores + unnamed @ primal.generosity, atol=2e-3)
+
+
+def test_who_is_not_named_is_told_apart_by_conversation():
+    # Grades alone are shifted by generosity, and a named rater has one of their own.
+    prompt = ({"role": "user", "content": "hello"},)
+    file = {"prompt": prompt, "completion": "a", "rater": "file", "crowd": True}
+    ann = file | {"rater": "ann", "crowd": False}
+    scale = (1.0, 5.0)
+    evidence = gather(
+        [
+            Judgement(signal="thumb", value=1.0, group="g", **file),
+            Judgement(signal="stars", value=3.0, scale=scale, group="h", **file),
+            Judgement(signal="choice", value=1.0, other="b", group="g", **file),
+            Judgement(signal="thumb", value=0.0, group="g", **ann),
+            Judgement(signal="end_rating", value=3.0, scale=scale, group="h", **file),
+        ]
+    )
+    assert evidence.unnamed().tolist() == [0, 1, -1, -1, 1]
+    neutral = RatingModel.neutral(evidence)
+    assert neutral.unnamed(evidence).shape == (5, 0)
+    # An end rating follows the score twice as strongly: what shifts it by 3 is 3/2 of its latent.
+    told = {"generosity": torch.tensor(3.0), "log_end": torch.tensor(2.0).log()}
+    rating = replace(neutral, **{name: value.double() for name, value in told.items()})
+    expected = [[3.0, 0.0], [0.0, 3.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.5]]
+    torch.testing.assert_close(rating.unnamed(evidence), torch.tensor(expected).double())
 
 
 def test_the_uncertainty_of_a_score_is_that_of_the_inverse_hessian():
@@ -131,6 +158,17 @@ def test_the_uncertainty_of_a_score_is_that_of_the_inverse_hessian():
     assert fit.weight.item() == pytest.approx(0.0, abs=1e-6)
     factor = posterior_factor(design, evidence, fit)
     assert (design @ factor.T).square().sum(1).tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_an_unnamed_rater_s_generosity_widens_the_uncertainty_of_a_score():
+    # Two thumbs on one reply with score 0 and generosity 2: 1 + 2/4, less (2 2/4)^2 / (1 + 4 2/4).
+    prompt = ({"role": "user", "content": "hello"},)
+    shared = {"signal": "thumb", "prompt": prompt, "completion": "yes", "rater": "file"}
+    thumbs = [Judgement(value=v, group="g", crowd=True, **shared) for v in (0.0, 1.0)]
+    evidence, design = gather(thumbs), torch.tensor([[1.0]]).double()
+    rating = replace(RatingModel.neutral(evidence), generosity=torch.tensor(2.0).double())
+    factor = posterior_factor(design, evidence, fit_map(design, evidence, known=rating))
+    assert factor.square().item() == pytest.approx(1 / (1.5 - 1 / 3))
 
 
 def test_folds_keep_groups_whole_and_cover_everything_once():
@@ -153,8 +191,8 @@ def test_agreement_of_three_thumbs_is_the_share_of_pairs_in_order():
         Judgement(signal="thumb", prompt=prompt, completion=t, value=v, rater="a", group=t)
         for t, v in (("a", 1.0), ("b", 0.0), ("c", 1.0))
     ]
-    held = HeldOut(torch.tensor([2.0, 1.0, 0.0]).double(), torch.zeros(3).double(), 0.0)
-    assert ranking(gather(thumbs), held).value == 0.5
+    scores = torch.tensor([2.0, 1.0, 0.0]).double()
+    assert ranking(gather(thumbs), scores).value == 0.5
 
 
 def test_cross_validation_finds_the_feature_that_matters():
@@ -162,10 +200,15 @@ def test_cross_validation_finds_the_feature_that_matters():
     blocks = _blocks(evidence)
     rating = RatingModel.neutral(evidence)
     parts, rows = kernels(blocks, evidence, rating), folds(evidence.groups, 4, 0)
-    good = held_out(lambda _: (combine(parts, {"a": 1.0}), rating), evidence, rows)
-    useless = held_out(lambda _: (combine(parts, {"b": 1.0}), rating), evidence, rows)
+    a, b = combine(parts, {"a": 1.0}), combine(parts, {"b": 1.0})
+    good = held_out(lambda _: Chosen(a + b, a, rating), evidence, rows)
+    useless = held_out(lambda _: Chosen(b, b, rating), evidence, rows)
     assert good.nll < useless.nll
-    assert ranking(evidence, good).value > 0.7
+    assert ranking(evidence, good.latent).value > 0.7
+    assert ranking(evidence, good.worth).value > 0.7
+    of_b = held_out(lambda _: Chosen(a + b, b, rating), evidence, rows)
+    assert ranking(evidence, of_b.latent).value == ranking(evidence, good.latent).value
+    torch.testing.assert_close(good.worth + of_b.worth, good.latent)
 
 
 def test_values_beyond_the_range_seen_are_clipped_to_it():

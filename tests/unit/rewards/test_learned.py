@@ -14,7 +14,7 @@ from reward_models.errors import ConfigError, NotEnoughFeedback, RewardError
 from reward_models.learned import LearnedReward
 from reward_models.settings import RewardModelSettings, RewardReport
 from tests.fakes import byte_tokenizer, tiny_model
-from tests.unit.rewards.taste import accuracy, asking, brief, prompt_of, rate, reply_of
+from tests.unit.rewards.taste import CORES, accuracy, asking, brief, prompt_of, rate, reply_of
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +226,49 @@ def test_a_generous_rater_shows_in_the_report_and_not_in_the_reward():
     reward, report = LearnedReward.fit(strict + kind)
     assert report.rater_bias["kind"] > report.rater_bias["strict"]
     assert accuracy(reward.score, brief) > 0.8
+
+
+def test_the_generosity_of_people_not_named_is_not_taken_for_the_merit_of_replies():
+    # "Enjoy!" is said to the generous most of the time and to the strict seldom; people like brief.
+    def told(seed: int) -> list[Judgement]:
+        rng, found = random.Random(seed), []
+        for number, j in enumerate(rate(brief, 200, seed=seed, signals=("thumb",))):
+            group = f"talk-{number // 8}"
+            generous = random.Random(f"{group}{seed}").random() < 0.5
+            enjoy = " Enjoy!" if rng.random() < (0.8 if generous else 0.2) else ""
+            value = j.value if rng.random() < 0.4 else float(generous)
+            said = replace(j, completion=j.completion + enjoy, value=value, group=group)
+            found.append(said)
+        return found
+
+    def learned(crowd: bool) -> tuple[float, float]:
+        prompt, right, worth = prompt_of(random.Random(0)), 0.0, 0.0
+        for seed in range(3):
+            reward, _ = LearnedReward.fit([replace(j, crowd=crowd) for j in told(seed)])
+            plain, enjoy = reward.judge([prompt] * 2, [CORES[0], f"{CORES[0]} Enjoy!"])
+            right += accuracy(reward.score, brief) / 3
+            worth += (enjoy.mean - plain.mean) / 3
+        return right, worth
+
+    (as_one, by_one), (apart, by_many) = learned(crowd=False), learned(crowd=True)
+    assert apart > as_one + 0.03
+    assert by_many < 0.85 * by_one
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_thumbs_that_only_the_user_explains_teach_nothing_that_ppo_would_be_paid(seed):
+    rng = random.Random(seed)
+    thumbs = [
+        replace(j, value=float(("hello" in j.prompt[-1]["content"]) == (rng.random() < 0.9)))
+        for j in rate(brief, 200, seed=seed, signals=("thumb",))
+    ]
+    reward, report = LearnedReward.fit(thumbs)
+    foreseen = reward.logits([j.prompt for j in thumbs], [j.completion for j in thumbs])
+    up, down = ([z for z, j in zip(foreseen, thumbs, strict=True) if j.value == v] for v in (1, 0))
+    assert sum(map(float.__gt__, *zip(*((a, b) for a in up for b in down), strict=True))) > (
+        0.8 * len(up) * len(down)
+    )
+    assert not report.beats_chance
 
 
 def test_a_report_survives_its_json(fitted):
