@@ -8,6 +8,7 @@ held against their limits; a run that crosses one is rolled back to its last goo
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -42,24 +43,24 @@ class Health:
     duplicates: float
     """Share of replies whose text is that of the most frequent one."""
     repetition: float
-    """Share of the replies' 4-grams of tokens that the same reply had before."""
+    """Share of a reply's 4-grams of tokens that it had before, mean over the replies."""
 
 
 def repetition(replies: Sequence[Sequence[int]]) -> float:
-    """Share of 4-grams that occurred earlier in the same reply.
+    """Share of 4-grams that occurred earlier in the same reply, mean over the replies.
 
     (1 2 3 4 1 2 3 4) has the 4-grams 1234 2341 3412 4123 1234: one of five is a repeat; a reply of
-    three tokens has none.
+    three tokens has none. Every reply counts alike: of all 4-grams of a batch, one reply that runs
+    on to its longest length would hold half where the others have three words each.
 
     >>> repetition([(1, 2, 3, 4, 1, 2, 3, 4), (5, 5, 5)])
-    0.2
+    0.1
     """
-    total = repeated = 0
+    shares = []
     for ids in replies:
         grams = [tuple(ids[k : k + NGRAM]) for k in range(len(ids) - NGRAM + 1)]
-        total += len(grams)
-        repeated += len(grams) - len(set(grams))
-    return repeated / total if total else 0.0
+        shares.append((len(grams) - len(set(grams))) / max(1, len(grams)))
+    return fmean(shares) if shares else 0.0
 
 
 def health_of(batch: Batch, kl: Tensor, entropy: float) -> Health:

@@ -38,9 +38,17 @@ def test_each_kind_of_collapse_is_named_with_its_figures(change, sentence):
 
 def test_repetition_is_the_share_of_4_grams_that_the_same_reply_had_before():
     # 1234 2341 3412 4123 1234: one of five; three tokens have no 4-gram; 7777 7777: one of two
-    assert repetition([(1, 2, 3, 4, 1, 2, 3, 4), (5, 5, 5)]) == 1 / 5
-    assert repetition([(1, 2, 3, 4, 1, 2, 3, 4), (7,) * 5]) == 2 / 7
+    assert repetition([(1, 2, 3, 4, 1, 2, 3, 4)]) == pytest.approx(1 / 5)
+    assert repetition([(1, 2, 3, 4, 1, 2, 3, 4), (5, 5, 5)]) == pytest.approx(1 / 10)
+    assert repetition([(1, 2, 3, 4, 1, 2, 3, 4), (7,) * 5]) == pytest.approx((1 / 5 + 1 / 2) / 2)
+    assert repetition([]) == 0.0
     assert repetition([(1, 2, 3, 4), (1, 2, 3, 4)]) == 0.0
+
+
+def test_one_reply_that_runs_on_among_short_ones_is_no_collapse_and_many_are():
+    short = [(k, k + 1, k + 2) for k in range(63)]
+    assert repetition([*short, (7,) * 96]) < 0.02
+    assert repetition([*short[:32], *[(7,) * 96] * 32]) > 0.45
 
 
 def test_a_healthy_batch_goes_on():
