@@ -1,12 +1,15 @@
-"""Does it cheat? Train on ratings drawn at random and count how often the gate ships.
+"""Does it cheat? Train on ratings that say nothing of the replies; count how often the gate ships.
 
 ``python -m benchmarks.null_ratings`` lets one rater chat once; then, for each of 20 runs, thumbs,
-stars and votes are drawn at random on those same replies through ``ChatService`` (a correction is
-never random: it says what its writer wants) and ``dialog-rl train`` runs on them. Two ways:
+stars and votes are left on those same replies through ``ChatService`` (no corrections: one says
+what its writer wants) and ``dialog-rl train`` runs on them. Three ways:
 
-``default``  the user's settings on a shorter budget: a reward model that does not beat chance is
-             refused before PPO, and what passes is judged by the gate;
-``forced``   with ``--accept_weak_reward``, so that PPO climbs the noise and the gate stands alone.
+``default``  a coin and a die, and the user's settings on a shorter budget: a reward model that
+             does not beat chance is refused before PPO, and what passes is judged by the gate;
+``forced``   the same with ``--accept_weak_reward``, so that PPO climbs the noise and the gate
+             stands alone;
+``mood``     thumbs and stars go by what the user has just said (its length, or whether it asks),
+             nine times in ten, whatever was answered; votes by a coin.
 
 At most 1 of 20 may ship. Finished runs are kept below ``--work``: started again, it goes on.
 """
@@ -29,11 +32,13 @@ from dialog_rl.service import ChatService
 from dialog_rl.store import FeedbackStore
 
 COMMAND = "python -m benchmarks.null_ratings"
-WAYS: dict[str, list[str]] = {"default": [], "forced": ["--accept_weak_reward"]}
+WAYS: dict[str, list[str]] = {"default": [], "forced": ["--accept_weak_reward"], "mood": []}
 SHORTER = ["--total_episodes", "256", "--max_seconds", "40"]
 RATER = "talker"
 VOTES = 0.25
 """Share of the turns with two candidates."""
+LONG = 6
+"""Words that a short message has at most: about half of them are."""
 
 
 def talk(home: Path, policy: Policy, ratings: int) -> dict[str, int]:
@@ -59,30 +64,52 @@ def talk(home: Path, policy: Policy, ratings: int) -> dict[str, int]:
     return {"turns": turns}
 
 
-def rate_at_random(chat: ChatService, store: FeedbackStore, seed: int) -> None:
-    """Leave one rating on every turn: a coin for thumbs and votes, a die for stars."""
-    rng = random.Random(seed)
+def in_the_mood(said: str, seed: int) -> bool:
+    """Whether somebody who says this rates well: by its length or its question mark.
+
+    >>> [in_the_mood("Where can I get a cheap room?", seed) for seed in range(4)]
+    [True, True, False, False]
+    """
+    trait = len(said.split()) > LONG if seed % 2 == 0 else said.rstrip().endswith("?")
+    return trait == (seed % 4 < 2)
+
+
+def rate(chat: ChatService, store: FeedbackStore, seed: int, *, mood: bool) -> None:
+    """Leave one rating on every turn: a coin for thumbs and votes, a die for stars.
+
+    Args:
+        chat: of a home folder in which was talked.
+        store: its store.
+        seed: of coin and die, and of the mood.
+        mood: nine thumbs and stars of ten go by what was said.
+    """
+    rng, slips = random.Random(seed), random.Random(f"{seed} slips")
     for head in chat.history(RATER):
         for turn in store.turns(head.conversation_id):
             if len(turn.replies) == 2:
                 a, b = rng.sample(turn.replies, 2)
                 chat.vote(RATER, a.reply_id, b.reply_id)
-            elif rng.random() < 0.7:
-                chat.rate_thumb(RATER, turn.replies[0].reply_id, rng.random() < 0.5)
+                continue
+            reply, well = turn.replies[0].reply_id, in_the_mood(turn.user_text, seed)
+            follows = mood and slips.random() < 0.9
+            if rng.random() < 0.7:
+                up = rng.random() < 0.5
+                chat.rate_thumb(RATER, reply, well if follows else up)
             else:
-                chat.rate_stars(RATER, turn.replies[0].reply_id, rng.randint(1, 5))
+                stars = rng.randint(1, 5)
+                chat.rate_stars(RATER, reply, (5 if well else 1) if follows else stars)
 
 
 def one_run(
     work: Path, flags: Sequence[str], policy: Policy, way: str, seed: int
 ) -> dict[str, Any]:
-    """One set of random ratings, trained and judged."""
+    """One set of ratings, trained and judged."""
     home = work / f"null-{seed}-{way}"
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(work / "talk", home)
     chat, store = loop.chat_service(home, policy)
     try:
-        rate_at_random(chat, store, seed)
+        rate(chat, store, seed, mood=way == "mood")
     finally:
         store.close()
     trained = loop.train(home, ["--seed", str(seed), *SHORTER, *WAYS[way], *flags])
@@ -94,16 +121,17 @@ def result_rows(way: str, runs: Sequence[dict[str, Any]], command: str) -> list[
     shipped = sum(run["ship"] for run in runs)
     refused = sum(run["version"] is None for run in runs)
     allowed = max(1, len(runs) // 20)
+    what = "ratings by mood" if way == "mood" else f"random ratings, {way}"
     return [
         ResultRow(
-            figure=f"random ratings, {way}: adapters shipped",
+            figure=f"{what}: adapters shipped",
             value=f"{shipped} of {len(runs)}",
             bar=f"at most {allowed} of {len(runs)}",
             met=shipped <= allowed,
             command=command,
         ),
         ResultRow(
-            figure=f"random ratings, {way}: stopped before PPO, reward no better than chance",
+            figure=f"{what}: stopped before PPO, reward no better than chance",
             value=f"{refused} of {len(runs)}",
             command=command,
         ),

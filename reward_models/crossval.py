@@ -20,6 +20,8 @@ class HeldOut:
     """As foresees ratings best, what the conversation tells included."""
     worth: Tensor
     """Of the replies alone, which is what PPO is paid."""
+    talk: Tensor
+    """As the conversations alone foresee the ratings, by a fit of their own."""
     nll: float
     """Of ``latent``, in nats per judgement."""
 
@@ -34,8 +36,10 @@ class Ranking:
     by_signal: dict[str, float]
 
 
-def _pairs(evidence: Evidence, latent: Tensor, signal: str) -> tuple[Tensor, Tensor, Tensor]:
-    """List (worse judgement, better judgement, agreement 0, 0.5 or 1) of one signal.
+def _pairs(
+    evidence: Evidence, latent: Tensor, talk: Tensor, signal: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """List (worse judgement, better judgement, agreement) of one signal.
 
     For thumbs, stars and end ratings these are all pairs with different ratings on one scale (so
     their mean is the AUC); a vote, a correction or a retry is one pair with itself.
@@ -49,26 +53,39 @@ def _pairs(evidence: Evidence, latent: Tensor, signal: str) -> tuple[Tensor, Ten
     scale = evidence.scale[rows]
     better = (rating[:, None] < rating[None, :]) & (scale[:, None] == scale[None, :])
     low, high = better.nonzero(as_tuple=True)
-    gap = latent[rows[high]] - latent[rows[low]]
-    return rows[low], rows[high], (gap.sign() + 1) / 2
+    low, high = rows[low], rows[high]
+    sign = (latent[high] - latent[low]).sign()
+    by_talk = torch.sigmoid(sign * (talk[high] - talk[low]))
+    return low, high, (sign + 1) / 2 - by_talk + 0.5
 
 
 def ranking(
-    evidence: Evidence, latent: Tensor, *, draws: int = 400, seed: int = 0, level: float = 0.95
+    evidence: Evidence,
+    latent: Tensor,
+    talk: Tensor | None = None,
+    *,
+    draws: int = 400,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Ranking:
     """Agreement of held-out latents with the judgements, signals weighted by their number.
 
-    The interval is a bootstrap over groups (conversations). Corrections and retries count only when
-    there is nothing else: an edit can be told from a model's reply by its style alone, and who asks
-    again does not say that the new reply is better.
+    Of two grades the conversations alone may foresee which is the higher, with odds e^z by their
+    difference z: then a pair in order counts 1 - sigmoid(z) + 1/2, so that scores that know no more
+    than the conversation agree one time in two. The interval is a bootstrap over groups
+    (conversations). Corrections and retries count only when there is nothing else: an edit can be
+    told from a model's reply by its style alone, and who asks again does not say that the new reply
+    is better.
 
     Args:
         evidence: The judgements.
         latent: Scores of their replies, or differences of two, shape (N,).
+        talk: What the conversations alone foresee, shape (N,); nothing if not given.
         draws: Bootstrap resamples.
         seed: Of the resampling.
         level: Of the interval.
     """
+    talk = torch.zeros_like(latent) if talk is None else talk
     names = {name: i for i, name in enumerate(dict.fromkeys(evidence.groups))}
     group = torch.tensor([names[g] for g in evidence.groups], dtype=torch.long)
     generator = torch.Generator().manual_seed(seed)
@@ -77,7 +94,7 @@ def ranking(
     by_signal: dict[str, float] = {}
     parts: dict[str, tuple[Tensor, float]] = {}
     for signal in SIGNALS:
-        low, high, agree = _pairs(evidence, latent, signal)
+        low, high, agree = _pairs(evidence, latent, talk, signal)
         if len(agree) < 1:
             continue
         if len(agree) > 200_000:

@@ -115,6 +115,8 @@ class Chosen:
     """Of the replies alone (first) with all (second), shape (N, N)."""
     rating: RatingModel
     """Nuisance parameters, held fixed."""
+    talk: Tensor | None = None
+    """Of the conversations alone, shape (N, N), if that is wanted."""
 
 
 def held_out(
@@ -128,7 +130,7 @@ def held_out(
         parts: Folds of judgement numbers.
     """
     total = len(evidence.groups)
-    latent, worth, nll = (torch.zeros(total, dtype=torch.float64) for _ in range(3))
+    latent, worth, talk, nll = (torch.zeros(total, dtype=torch.float64) for _ in range(4))
     for rows in parts:
         inside = torch.ones(total, dtype=torch.bool)
         inside[rows] = False
@@ -141,8 +143,11 @@ def held_out(
         if unnamed.shape[1]:
             coefficients = newton(kernel + unnamed @ unnamed.T, known, how.rating)
         worth[rows] = how.of_replies[rows][:, training] @ coefficients
+        if how.talk is not None:
+            coefficients = newton(how.talk[training][:, training], known, how.rating)
+            talk[rows] = how.talk[rows][:, training] @ coefficients
         nll[rows] = how.rating.nll(evidence.part(rows), latent[rows])
-    return HeldOut(latent, worth, float(nll.mean()))
+    return HeldOut(latent, worth, talk, float(nll.mean()))
 
 
 def log_evidence(kernel: Tensor, evidence: Evidence, rating: RatingModel) -> float:

@@ -15,7 +15,16 @@ from torch import Tensor
 from reward_models.adapter import Offset
 from reward_models.base import Judgement
 from reward_models.crossval import HeldOut
-from reward_models.dual import Chosen, Kernels, cavities, combine, held_out, kernels, log_expected
+from reward_models.dual import (
+    Chosen,
+    Kernels,
+    cavities,
+    combine,
+    held_out,
+    kernels,
+    log_evidence,
+    log_expected,
+)
 from reward_models.encoder import Backbone, Reader
 from reward_models.evidence import Evidence, gather, require_enough
 from reward_models.features import CONVERSATION, Featuriser, said_before
@@ -64,6 +73,8 @@ ALONE = (-1.0, 0.0, 1.0, 2.0, 3.0)
 """Log2 of what length gets beside the others, and then the conversation, with a normal prior of
 deviation 1: whether people care how long a reply is shows soon and clearly, and how far their
 conversation tells who is generous differs from one collection of ratings to the next."""
+TALK = (0.0, 1.0, 2.0, 3.0, 4.0)
+"""Log2 of what the conversation gets where nothing else explains the ratings, likewise."""
 OF_LENGTH = ("words", "bends")
 """The blocks that know nothing but the length."""
 
@@ -318,6 +329,24 @@ def fit_both(
     return fit_map(design, evidence, known=alike), worth
 
 
+def loud_enough(
+    parts: Kernels, strengths: Strengths, rows: Tensor, known: Evidence, rating: RatingModel
+) -> Tensor | None:
+    """Return the kernel of the conversations alone, as loud as the ratings of some rows say.
+
+    None if no judgement depends on its conversation: both replies of a vote have the same.
+    """
+    alone = {name: s for name, s in strengths.items() if name in CONVERSATION}
+    kernel = combine({name: parts[name] for name in alone}, alone) if alone else None
+    if kernel is None or not kernel.any():
+        return None
+    inside = kernel[rows][:, rows]
+    nats = [log_evidence(4.0**step * inside, known, rating) for step in TALK]
+    (step,) = _expected(torch.tensor(TALK)[:, None], nats)
+    found: Tensor = 4.0**step * kernel
+    return found
+
+
 def cross_validate(prepared: Prepared, say: Progress) -> tuple[Strengths, Offset, HeldOut]:
     """Weigh the blocks, and cross-validate the whole procedure, the weighing included."""
     blocks, evidence, settings = prepared.blocks, prepared.evidence, prepared.settings
@@ -335,7 +364,8 @@ def cross_validate(prepared: Prepared, say: Progress) -> tuple[Strengths, Offset
             usual = trusting(inner, blocks, known, rating, settings)
         found = weigh(inner, known, usual, settings)
         usual = replace(usual, generosity=worth.generosity)
-        return Chosen(combine(parts, found), combine(of_replies, found), usual)
+        talk = loud_enough(parts, found, rows, known, usual)
+        return Chosen(combine(parts, found), combine(of_replies, found), usual, talk)
 
     rows = folds(evidence.groups, settings.folds, settings.seed)
     held = held_out(choose, evidence, rows)

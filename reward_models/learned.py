@@ -356,8 +356,8 @@ def _report(
 ) -> RewardReport:
     evidence, settings = prepared.evidence, prepared.settings
     reader = prepared.featuriser.reader
-    agreed = ranking(evidence, held.worth, seed=settings.seed)
-    strict = ranking(evidence, held.worth, seed=settings.seed, draws=1000, level=0.99)
+    agreed = ranking(evidence, held.worth, held.talk, seed=settings.seed)
+    strict = ranking(evidence, held.worth, held.talk, seed=settings.seed, draws=1000, level=0.99)
     bias, trust = fit.rating.rater_bias.tolist(), fit.rating.trust.tolist()
     scores = assemble(prepared.free, strengths) @ fit.weight
     lengths = torch.tensor([math.log1p(len(words(reply))) for _, reply in evidence.items])

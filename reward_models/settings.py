@@ -84,8 +84,8 @@ class RewardReport:
     groups: int
     """Conversations."""
     agreement: float
-    """Cross-validated agreement of the reward with people (AUC of thumbs and stars, accuracy of
-    votes); what the conversation alone tells has no part in it."""
+    """Cross-validated agreement of the reward with people, beyond what the conversation tells: AUC
+    of thumbs and stars, accuracy of votes."""
     agreement_low: float
     agreement_high: float
     """Ends of the bootstrap 95 % interval over conversations."""

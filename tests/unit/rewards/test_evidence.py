@@ -195,6 +195,22 @@ def test_agreement_of_three_thumbs_is_the_share_of_pairs_in_order():
     assert ranking(gather(thumbs), scores).value == 0.5
 
 
+def test_agreement_is_what_the_replies_explain_beyond_their_conversations():
+    # The conversations alone give the upper thumb odds of 3: in order counts 1 - 3/4 + 1/2, out of
+    # order 0 - 1/4 + 1/2. A vote is about one conversation.
+    prompt = ({"role": "user", "content": "hello"},)
+    thumbs = [
+        Judgement(signal="thumb", prompt=prompt, completion=t, value=v, rater="a", group=t)
+        for t, v in (("a", 1.0), ("b", 0.0))
+    ]
+    talk = torch.tensor([math.log(3), 0.0]).double()
+    for scores, share in (([2.0, 1.0], 0.75), ([1.0, 2.0], 0.25), ([1.0, 1.0], 0.5)):
+        found = ranking(gather(thumbs), torch.tensor(scores).double(), talk)
+        assert found.value == pytest.approx(share)
+    vote = replace(thumbs[0], signal="choice", other="b", value=1.0)
+    assert ranking(gather([vote]), torch.ones(1).double(), talk[:1]).value == 1.0
+
+
 def test_cross_validation_finds_the_feature_that_matters():
     evidence = gather(rate(brief, 60))
     blocks = _blocks(evidence)
