@@ -136,7 +136,8 @@ def _held_out(prepared: Prepared, test: Prepared | None) -> tuple[Prepared, list
 def verdict_of(report: RewardReport) -> str:
     """Say in a sentence whether PPO would start on a reward model with this report."""
     figure = (
-        f"it agrees with {report.agreement:.1%} of ratings it has not seen (95 % interval "
+        f"it agrees with {report.agreement:.1%} of ratings it has not seen, beyond what their "
+        "conversations explain (95 % interval "
         f"{report.agreement_low:.1%} to {report.agreement_high:.1%}, chance is 50 %)"
     )
     if report.beats_chance:

@@ -96,7 +96,8 @@ def require_better_than_chance(report: RewardReport, settings: TrainSettings) ->
     counts = ", ".join(f"{n} {name}" for name, n in sorted(report.counts.items()))
     raise WeakReward(
         f"the ratings do not show a preference that can be learned: the reward model agrees with "
-        f"{report.agreement:.0%} of ratings it has not seen (95 % interval "
+        f"{report.agreement:.0%} of ratings it has not seen, beyond what their conversations "
+        "explain (95 % interval "
         f"{report.agreement_low:.0%} to {report.agreement_high:.0%}, chance is 50 %, and what "
         f"decides is whether the 99 % interval lies above it; {counts}); "
         "collect more ratings, or go on anyway with --accept_weak_reward"
