@@ -1,4 +1,6 @@
-"""The null benchmark's ratings: one on every turn, through the chat service, drawn by a coin."""
+"""The null benchmark's ratings: one on every turn, through the chat service, by coin or mood."""
+
+import pytest
 
 from benchmarks import loop, null_ratings
 from dialog_rl.corpus import judgements
@@ -8,14 +10,15 @@ from tests.fakes import byte_tokenizer, tiny_model
 SCRIPTS = [[{"role": "user", "content": f"hello {n}"}] * 3 for n in range(40)]
 
 
-def test_every_turn_gets_one_random_rating(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mood", [False, True])
+def test_every_turn_gets_one_rating_that_says_nothing_of_the_reply(tmp_path, monkeypatch, mood):
     monkeypatch.setattr(loop, "scripts", lambda seed: SCRIPTS)
     tokenizer = byte_tokenizer()
     policy = Policy(tiny_model(len(tokenizer), end_id=tokenizer.eos_token_id), tokenizer, name="t")
     assert null_ratings.talk(tmp_path / "talk", policy, 30) == {"turns": 30}
     chat, store = loop.chat_service(tmp_path / "talk", policy)
     try:
-        null_ratings.rate_at_random(chat, store, seed=1)
+        null_ratings.rate(chat, store, seed=1, mood=mood)
         found = judgements(store)
     finally:
         store.close()
@@ -23,4 +26,5 @@ def test_every_turn_gets_one_random_rating(tmp_path, monkeypatch):
     assert len(rated) == 30
     assert {"thumb", "stars", "choice"} == {j.signal for j in rated}
     thumbs = [j.value for j in rated if j.signal == "thumb"]
-    assert 0 < sum(thumbs) < len(thumbs)
+    # In this mood what asks is liked, and nothing asks here.
+    assert sum(thumbs) <= 0.3 * len(thumbs) if mood else 0 < sum(thumbs) < len(thumbs)
