@@ -293,6 +293,24 @@ def ablations(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     return alone + rest
 
 
+def _row(
+    figure: str, found: tuple[float, float, float], command: str, bar: float | None = None
+) -> ResultRow:
+    """Round and print a value with the ends of its interval."""
+    value, low, high = (round(number, 4) for number in found)
+    row = ResultRow(
+        figure=figure,
+        value=value,
+        low=low,
+        high=high,
+        bar="" if bar is None else f"at least {bar}",
+        met=None if bar is None else value >= bar,
+        command=command,
+    )
+    print(f"{figure}: {value:.3f} ({low:.3f} to {high:.3f}) {row.bar}", flush=True)
+    return row
+
+
 def _of_one_conversation(
     data: Data, about: str, runs: Sequence[Scores], command: str
 ) -> list[ResultRow]:
@@ -303,20 +321,9 @@ def _of_one_conversation(
         ("who rates being told apart by conversation", [run.reward for run in runs]),
         ("who rates being taken for one person", [run.alike for run in runs]),
     ):
-        value, low, high = sorted(in_order(ratings, one, groups) for one in scores)[SEEDS // 2]
+        found = sorted(in_order(ratings, one, groups) for one in scores)[SEEDS // 2]
         figure = f"{about}: pairs of one conversation that the reward puts in order, {what}"
-        rows.append(
-            ResultRow(
-                figure=figure,
-                value=round(value, 4),
-                low=round(low, 4),
-                high=round(high, 4),
-                bar="",
-                met=None,
-                command=command,
-            )
-        )
-        print(f"{figure}: {value:.3f} ({low:.3f} to {high:.3f})", flush=True)
+        rows.append(_row(figure, found, command))
     return rows
 
 
@@ -329,19 +336,8 @@ def judge(
     about = f"{data.name}, {len(data.train)} learned from, {len(data.test)} predicted"
 
     def row(what: str, scores: np.ndarray, bar: float | None = None) -> ResultRow:
-        low, high = interval(truth, scores, groups)
-        value = round(agreement(truth, scores), 4)
-        found = ResultRow(
-            figure=f"{about}: {data.measure()} of {what}",
-            value=value,
-            low=round(low, 4),
-            high=round(high, 4),
-            bar="" if bar is None else f"at least {bar}",
-            met=None if bar is None else value >= bar,
-            command=command,
-        )
-        print(f"{found.figure}: {value:.3f} ({low:.3f} to {high:.3f}) {found.bar}", flush=True)
-        return found
+        found = (agreement(truth, scores), *interval(truth, scores, groups))
+        return _row(f"{about}: {data.measure()} of {what}", found, command, bar)
 
     rows = [row("a bag of words", words_floor(data))]
     settings = RewardModelSettings()

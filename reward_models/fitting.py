@@ -337,8 +337,8 @@ def loud_enough(
     None if no judgement depends on its conversation: both replies of a vote have the same.
     """
     alone = {name: s for name, s in strengths.items() if name in CONVERSATION}
-    kernel = combine({name: parts[name] for name in alone}, alone) if alone else None
-    if kernel is None or not kernel.any():
+    kernel = combine(parts, alone)
+    if not kernel.any():
         return None
     inside = kernel[rows][:, rows]
     nats = [log_evidence(4.0**step * inside, known, rating) for step in TALK]
@@ -352,7 +352,7 @@ def cross_validate(prepared: Prepared, say: Progress) -> tuple[Strengths, Offset
     blocks, evidence, settings = prepared.blocks, prepared.evidence, prepared.settings
     rating, parts = how_they_rate(blocks, evidence, settings)
     strengths = weigh(parts, evidence, rating, settings)
-    worth = generous(parts, strengths, evidence, rating, settings)
+    paid = generous(parts, strengths, evidence, rating, settings)
     of_replies = kernels(blocks, evidence, rating, of=prepared.free)
     say(0.5, "checking on held-out conversations")
 
@@ -363,10 +363,10 @@ def cross_validate(prepared: Prepared, say: Progress) -> tuple[Strengths, Offset
             # Whom to trust is learned from ratings; held-out ones must have no say in it.
             usual = trusting(inner, blocks, known, rating, settings)
         found = weigh(inner, known, usual, settings)
-        usual = replace(usual, generosity=worth.generosity)
+        usual = replace(usual, generosity=paid.generosity)
         talk = loud_enough(parts, found, rows, known, usual)
         return Chosen(combine(parts, found), combine(of_replies, found), usual, talk)
 
     rows = folds(evidence.groups, settings.folds, settings.seed)
     held = held_out(choose, evidence, rows)
-    return strengths, Offset(held.latent, worth), held
+    return strengths, Offset(held.latent, paid), held
